@@ -1,0 +1,76 @@
+"""Equalized learning rate: weights are stored as N(0, 1) and scaled where they are used.
+
+Source: Karras et al., Progressive Growing of GANs (arXiv 1710.10196), section 4.1; the learning-rate multiplier is from
+StyleGAN (arXiv 1812.04948), section C.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class EqualizedWeight(nn.Module):
+    """A weight stored as N(0, 1)/`lr_mul` and returned as `weight · gain · lr_mul / √fan_in`.
+
+    Adam moves every stored number by about the learning rate, whatever its gradient. Because the stored numbers all have
+    the same size, every layer changes at the same relative speed: that is what is equalized.
+
+    Args:
+        shape: `[out, in, …]`; fan_in is the product of all but the first.
+        gain: factor of the activation that follows. Leaky ReLU is positively homogeneous, gain·lrelu(x) = lrelu(gain·x),
+            so the factor costs nothing when the weight carries it.
+        lr_mul: how much slower than the rest these weights learn (0.01 in the mapping network).
+    """
+
+    def __init__(self, shape: Sequence[int], gain: float = 1.0, lr_mul: float = 1.0):
+        super().__init__()
+        self.scale = gain * lr_mul / math.sqrt(math.prod(shape[1:]))
+        self.weight = nn.Parameter(torch.randn(*shape) / lr_mul)
+
+    def forward(self) -> Float[Tensor, "out in *kernel"]:
+        return self.weight * self.scale
+
+
+class EqualizedLinear(nn.Module):
+    """A linear layer with an equalized weight.
+
+    Args:
+        in_features, out_features: sizes.
+        bias: the value at which every bias starts (1 for the affine map that makes styles, else 0).
+        gain, lr_mul: as in `EqualizedWeight`; both act on the bias too.
+    """
+
+    def __init__(self, in_features: int, out_features: int, bias: float = 0.0, gain: float = 1.0, lr_mul: float = 1.0):
+        super().__init__()
+        self.weight = EqualizedWeight([out_features, in_features], gain, lr_mul)
+        self.bias = nn.Parameter(torch.full([out_features], bias / lr_mul))
+        self.bias_scale = gain * lr_mul
+
+    def forward(self, x: Float[Tensor, "*batch in_features"]) -> Float[Tensor, "*batch out_features"]:
+        return F.linear(x, self.weight(), self.bias * self.bias_scale)
+
+
+class EqualizedConv2d(nn.Module):
+    """A convolution with an equalized weight.
+
+    Args:
+        in_features, out_features, kernel_size, padding, stride: as in `torch.nn.Conv2d`.
+        bias: whether there is one (it starts at 0).
+        gain: as in `EqualizedWeight`; acts on the bias too.
+    """
+
+    def __init__(self, in_features: int, out_features: int, kernel_size: int, padding: int = 0, stride: int = 1,
+                 bias: bool = True, gain: float = 1.0):
+        super().__init__()
+        self.weight = EqualizedWeight([out_features, in_features, kernel_size, kernel_size], gain)
+        self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
+        self.bias_scale = gain
+        self.padding, self.stride = padding, stride
+
+    def forward(self, x: Float[Tensor, "batch in_features h w"]) -> Float[Tensor, "batch out_features h2 w2"]:
+        bias = None if self.bias is None else self.bias * self.bias_scale
+        return F.conv2d(x, self.weight(), bias, stride=self.stride, padding=self.padding)

@@ -1,0 +1,88 @@
+"""Styles that scale feature maps: weight modulation and demodulation.
+
+Source: Karras et al., Analyzing and Improving the Image Quality of StyleGAN (arXiv 1912.04958), section 2.2, equations 1-3.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from stylegan2.resample import Smooth
+
+
+class Conv2dWeightModulate(nn.Module):
+    """A convolution whose input channels are scaled by a style, and whose output is brought back to unit variance.
+
+    Equation 1 scales the weights, w′[o, i, k] = s[i]·w[o, i, k]; equation 3 divides by the norm that they then have,
+    w″ = w′ / √(Σ_{i,k} w′² + ε). Because a convolution is linear in its input and in its output, the same numbers come out
+    when the *activations* are scaled: by s before a plain convolution, by 1/√(…) after it. `forward` takes the form that is
+    faster for the shape; `scale_weights` and `scale_activations` are equal up to rounding.
+
+    The stored weight is N(0, 1) without a factor: with demodulation any factor cancels, but for ε. Without demodulation (toRGB)
+    the style is divided by √fan_in instead.
+
+    Args:
+        in_features, out_features: channels.
+        kernel_size: odd.
+        demodulate: whether to normalise.
+        eps: ε of equation 3.
+        up: double the resolution with a transposed convolution of stride 2, followed by the low-pass filter.
+    """
+
+    def __init__(self, in_features: int, out_features: int, kernel_size: int, demodulate: bool = True, eps: float = 1e-8,
+                 up: bool = False):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(out_features, in_features, kernel_size, kernel_size))
+        self.demodulate, self.eps = demodulate, eps
+        self.smooth = Smooth(padding=1, gain=4.0) if up else None
+
+    def forward(self, x: Float[Tensor, "batch in_features h w"],
+                s: Float[Tensor, "batch in_features"]) -> Float[Tensor, "batch out_features h2 w2"]:
+        if not self.demodulate:
+            s = s / math.sqrt(self.weight[0].numel())
+        form = self.scale_weights if weights_are_smaller(x, self.weight) else self.scale_activations
+        return form(x, s)
+
+    def scale_activations(self, x: Float[Tensor, "batch in_features h w"],
+                          s: Float[Tensor, "batch in_features"]) -> Float[Tensor, "batch out_features h2 w2"]:
+        """s on the way in, σ⁻¹ on the way out; the weight is shared by the batch."""
+        x = self.convolve(x * s[:, :, None, None].to(x.dtype), self.weight)
+        if self.demodulate:
+            x = x * inverse_std(self.weight, s, self.eps)[:, :, None, None].to(x.dtype)
+        return x
+
+    def scale_weights(self, x: Float[Tensor, "batch in_features h w"],
+                      s: Float[Tensor, "batch in_features"]) -> Float[Tensor, "batch out_features h2 w2"]:
+        """One weight per sample, applied to the whole batch as a convolution with a group per sample."""
+        batch = x.shape[0]
+        weight = self.weight * s[:, None, :, None, None]  # [batch, out, in, k, k]
+        if self.demodulate:
+            weight = weight * torch.rsqrt(weight.square().sum(dim=(2, 3, 4), keepdim=True) + self.eps)
+        x = x.reshape(1, -1, *x.shape[2:])  # [1, batch·in, h, w]
+        x = self.convolve(x, weight.flatten(0, 1).to(x.dtype), groups=batch)  # [1, batch·out, h2, w2]
+        return x.reshape(batch, -1, *x.shape[2:])
+
+    def convolve(self, x: Float[Tensor, "batch channels h w"], weight: Float[Tensor, "out in k k"],
+                 groups: int = 1) -> Float[Tensor, "batch out2 h2 w2"]:
+        """Same size, or twice the size when `up`."""
+        if self.smooth is None:
+            return F.conv2d(x, weight, padding=weight.shape[-1] // 2, groups=groups)
+        # conv_transpose2d wants [groups·in, out, k, k].
+        weight = weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
+        return self.smooth(F.conv_transpose2d(x, weight, stride=2, groups=groups))
+
+
+def inverse_std(weight: Float[Tensor, "out in k k"], s: Float[Tensor, "batch in"],
+                eps: float) -> Float[Tensor, "batch out"]:
+    """1/√(Σ_{i,k} (s_i·w_oik)² + ε) of equation 3, without building a weight per sample: Σ_i s_i²·(Σ_k w_oik²)."""
+    with torch.autocast(s.device.type, enabled=False):  # a sum of squares wants more than 8 bits
+        energy = weight.square().sum(dim=(2, 3))  # [out, in]
+        return torch.rsqrt(F.linear(s.to(weight.dtype).square(), energy) + eps)
+
+
+def weights_are_smaller(x: Float[Tensor, "batch in h w"], weight: Float[Tensor, "out in k k"]) -> bool:
+    """Whether one weight per sample is less to write than the scaled activations, and the device runs groups well."""
+    return x.device.type != "cpu" and weight.numel() < sum(weight.shape[:2]) * x.shape[2] * x.shape[3]

@@ -1,0 +1,78 @@
+"""Losses that are made of gradients.
+
+Sources: R1 from Mescheder et al. (arXiv 1801.04406), equation 9; path length from StyleGAN2 (arXiv 1912.04958), equation 4.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class GradientPenalty(nn.Module):
+    """R1 without its weight: E‖∇ₓD(x)‖² over real images; the loss is γ/2 times this."""
+
+    def forward(self, x: Float[Tensor, "batch channels h w"], d: Float[Tensor, "batch 1"]) -> Float[Tensor, ""]:
+        """
+        Args:
+            x: real images with `requires_grad`. γ counts in their units: [−1, 1] here.
+            d: the scores of x.
+
+        Raises:
+            ValueError: x does not require a gradient.
+        """
+        if not x.requires_grad:
+            raise ValueError("the images do not require a gradient: call x.requires_grad_() before the discriminator sees them")
+        # Samples do not see each other's score but through minibatch std, so the gradient of the sum is each one's own.
+        gradient, = torch.autograd.grad(d.sum(), x, create_graph=True)  # [batch, channels, h, w]
+        return gradient.square().sum(dim=(1, 2, 3)).mean()
+
+
+class PathLengthPenalty(nn.Module):
+    """E(‖Jᵀy‖ − a)²: a step in w should change the image by the same amount everywhere and in every direction.
+
+    Args:
+        beta: decay of a, the running mean of the lengths.
+    """
+
+    mean_length: Tensor
+
+    def __init__(self, beta: float = 0.99):
+        super().__init__()
+        self.beta = beta
+        self.register_buffer("mean_length", torch.zeros([]))
+
+    def forward(self, w: Float[Tensor, "layers batch d_latent"], x: Float[Tensor, "batch channels h w"]) -> Float[Tensor, ""]:
+        """
+        Args:
+            w: the w of every block or layer, from which x was generated.
+            x: generated images.
+
+        Returns:
+            The penalty. Its gradient flows through the running mean too, by the share 1 − beta of this batch.
+        """
+        lengths = path_lengths(w, x)
+        mean_length = torch.lerp(self.mean_length, lengths.mean(), 1 - self.beta)
+        self.mean_length.copy_(mean_length.detach())
+        return (lengths - mean_length).square().mean()
+
+
+def path_lengths(w: Float[Tensor, "layers batch d_latent"], x: Float[Tensor, "batch channels h w"],
+                 y: Float[Tensor, "batch channels h w"] | None = None) -> Float[Tensor, "batch"]:
+    """‖Jᵀy‖ per sample, J = ∂x/∂w: squares are summed over d_latent, averaged over the layers.
+
+    Args:
+        w: the w of every block or layer, from which x was generated.
+        x: generated images.
+        y: random images N(0, 1/(h·w)); drawn when not given.
+
+    Raises:
+        ValueError: w does not require a gradient.
+    """
+    if not w.requires_grad:
+        raise ValueError("w does not require a gradient: path lengths are gradients with respect to w")
+    if y is None:
+        y = torch.randn_like(x) / math.sqrt(x.shape[2] * x.shape[3])
+    gradient, = torch.autograd.grad((x * y).sum(), w, create_graph=True)  # Jᵀy, [layers, batch, d_latent]
+    return gradient.square().sum(dim=2).mean(dim=0).sqrt()
