@@ -21,7 +21,7 @@ from book import definitions
 from book.project import ROOT, Repository, notebooks, repository
 
 LONGEST_CELL = 40  # lines of code: what a reader sees without scrolling
-KEPT_CELL_METADATA = ("defines", "setup", "tags", "mystnb")
+KEPT_CELL_METADATA = ("defines", "exercise", "mystnb", "role", "setup", "tags", "wrong")
 KEPT_METADATA = ("mystnb", "exports")
 KERNEL = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
