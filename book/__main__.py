@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
 from pathlib import Path
+
+ABOUT = """\
+Build, serve and test the book. `make book` and `make test` call these with an environment made for them.
+
+The packages stylegan2/ and gradnorm/ are the source; the notebooks in chapters/ show their code in definition cells,
+which `sync` writes. BOOK_BUDGET=smoke|cpu|cuda|full sets how long the notebooks train; else the device decides."""
 
 
 def _sync(options: argparse.Namespace) -> int:
@@ -13,15 +20,68 @@ def _sync(options: argparse.Namespace) -> int:
     return sync(options.notebooks, check=options.check)
 
 
+def _build(_: argparse.Namespace) -> int:
+    from book.build import build
+
+    return build()
+
+
+def _check(_: argparse.Namespace) -> int:
+    from book.check import check
+
+    return check()
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from book.serve import serve
+
+    return serve(options.port)
+
+
+def _test(options: argparse.Namespace) -> int:
+    from book.suite import test
+
+    return test(options.parts)
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from book.project import ROOT
+
+    chosen = options.names or sorted(path.stem for path in (ROOT / "benchmarks").glob("[!_]*.py"))
+    return max(
+        (subprocess.run([sys.executable, f"benchmarks/{name}.py"], cwd=ROOT).returncode for name in chosen), default=0
+    )
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line, run the command, return its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m book", description="Build, serve and test the book.")
+    parser = argparse.ArgumentParser(
+        prog="python -m book", description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(required=True, metavar="command")
 
-    command = commands.add_parser("sync", help="write the packages' source into the notebooks' definition cells")
+    command = commands.add_parser("sync", help="write the packages' source into the notebooks, and tidy them")
     command.add_argument("notebooks", nargs="*", type=Path, help="default: every notebook under chapters/")
     command.add_argument("--check", action="store_true", help="change nothing; exit 1 where a notebook differs")
     command.set_defaults(run=_sync)
+
+    command = commands.add_parser("build", help="execute the notebooks where needed, build the site, check it")
+    command.set_defaults(run=_build)
+
+    command = commands.add_parser("check", help="look the built site over: pages, links, nothing from another host")
+    command.set_defaults(run=_check)
+
+    command = commands.add_parser("serve", help="serve the built site on this machine, and print its address")
+    command.add_argument("--port", type=int, default=8000, help="default: 8000, or a free one where that is taken")
+    command.set_defaults(run=_serve)
+
+    command = commands.add_parser("test", help="run everything that must hold, and sum it up")
+    command.add_argument("parts", nargs="*", help="some of: lint format types cells tests chapters book site")
+    command.set_defaults(run=_test)
+
+    command = commands.add_parser("bench", help="run the benchmarks")
+    command.add_argument("names", nargs="*", help="files of benchmarks/, without .py; default: all")
+    command.set_defaults(run=_bench)
 
     options = parser.parse_args(arguments)
     return options.run(options)
