@@ -1,4 +1,6 @@
-"""The average of the generator that samples are drawn from (Progressive GAN, arXiv 1710.10196, section A; half-life: StyleGAN2-ADA)."""
+"""The average of the generator that samples are drawn from (Progressive GAN, arXiv 1710.10196, section A; half-life:
+StyleGAN2-ADA).
+"""
 
 import torch
 from torch import nn
@@ -9,7 +11,8 @@ def decay_of(batch_size: int, images_seen: int, half_life: float, ramp_up: float
 
     Args:
         batch_size: images per step.
-        images_seen: so far; early on the half-life is at most `ramp_up` of them, so that the first networks are soon forgotten.
+        images_seen: so far; early on the half-life is at most `ramp_up` of them, so that the first networks are soon
+            forgotten.
         half_life: in images.
     """
     half_life = min(half_life, ramp_up * images_seen)

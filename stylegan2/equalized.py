@@ -16,13 +16,13 @@ from torch import Tensor, nn
 class EqualizedWeight(nn.Module):
     """A weight stored as N(0, 1)/`lr_mul` and returned as `weight · gain · lr_mul / √fan_in`.
 
-    Adam moves every stored number by about the learning rate, whatever its gradient. Because the stored numbers all have
-    the same size, every layer changes at the same relative speed: that is what is equalized.
+    Adam moves every stored number by about the learning rate, whatever its gradient. Because the stored numbers all
+    have the same size, every layer changes at the same relative speed: that is what is equalized.
 
     Args:
         shape: `[out, in, …]`; fan_in is the product of all but the first.
-        gain: factor of the activation that follows. Leaky ReLU is positively homogeneous, gain·lrelu(x) = lrelu(gain·x),
-            so the factor costs nothing when the weight carries it.
+        gain: factor of the activation that follows. Leaky ReLU is positively homogeneous, gain·lrelu(x) =
+            lrelu(gain·x), so the factor costs nothing when the weight carries it.
         lr_mul: how much slower than the rest these weights learn (0.01 in the mapping network).
     """
 

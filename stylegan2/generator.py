@@ -95,7 +95,8 @@ class GeneratorBlock(nn.Module):
 class Generator(nn.Module):
     """w and noise to images.
 
-    A block at resolution r = 4, 8, …, 2^log_resolution has min(max_features, n_features · 2^(log_resolution − log₂ r)) channels.
+    A block at resolution r = 4, 8, …, 2^log_resolution has min(max_features, n_features · 2^(log_resolution − log₂ r))
+    channels.
 
     Args:
         log_resolution: log₂ of the side of the image, at least 2.
@@ -127,10 +128,11 @@ class Generator(nn.Module):
                 input_noise: Noise = "random") -> Float[Tensor, "batch 3 height width"]:
         """
         Args:
-            w: one w per block (every layer of block i takes w[i]), or one per layer (twice as many, as the paper has it:
-                a block's toRGB shares its w with the next block's first layer).
-            input_noise: per block a pair of maps [batch or 1, 1, side, side], either of which may be None (the first of the
-                first block is not used); or "random" for fresh noise, "const" for the stored maps, None for no noise.
+            w: one w per block (every layer of block i takes w[i]), or one per layer (twice as many, as the paper has
+                it: a block's toRGB shares its w with the next block's first layer).
+            input_noise: per block a pair of maps [batch or 1, 1, side, side], either of which may be None (the first
+                of the first block is not used); or "random" for fresh noise, "const" for the stored maps, None for no
+                noise.
 
         Raises:
             ValueError: the number of w, or of noise pairs, is not the number of blocks or layers.
@@ -151,8 +153,9 @@ class Generator(nn.Module):
             return w[:2], [w[2 * i - 1:2 * i + 2] for i in range(1, self.n_blocks)]
         if len(w) == self.n_blocks:
             return w[0].expand(2, -1, -1), [w[i].expand(3, -1, -1) for i in range(1, self.n_blocks)]
-        raise ValueError(f"w has length {len(w)}: this generator takes one w per block ({self.n_blocks}) or one per layer "
-                         f"({self.n_layers}), stacked on the first axis. For one w everywhere: w.expand({self.n_blocks}, -1, -1)")
+        raise ValueError(f"w has length {len(w)}: this generator takes one w per block ({self.n_blocks}) or one per "
+                         f"layer ({self.n_layers}), stacked on the first axis. For one w everywhere: "
+                         f"w.expand({self.n_blocks}, -1, -1)")
 
     def noise_of_blocks(self, input_noise: Noise) -> Sequence:
         """A pair per block, whatever form the noise was given in."""
@@ -172,5 +175,6 @@ def features_of_blocks(log_resolution: int, n_features: int, max_features: int) 
         ValueError: log_resolution is less than 2 (the smallest image is 4 × 4).
     """
     if log_resolution < 2:
-        raise ValueError(f"log_resolution is {log_resolution}: images are 2^log_resolution pixels wide, 4 (log_resolution=2) or more")
+        raise ValueError(f"log_resolution is {log_resolution}: images are 2^log_resolution pixels wide, and 4 "
+                         "(log_resolution = 2) is the smallest")
     return [min(max_features, n_features << k) for k in reversed(range(log_resolution - 1))]

@@ -1,4 +1,6 @@
-"""The non-saturating logistic losses of the GAN game (Goodfellow et al., arXiv 1406.2661; used by StyleGAN and StyleGAN2)."""
+"""The non-saturating logistic losses of the GAN game (Goodfellow et al., arXiv 1406.2661; used by StyleGAN and
+StyleGAN2).
+"""
 
 import torch.nn.functional as F
 from jaxtyping import Float

@@ -14,7 +14,8 @@ from stylegan2.equalized import EqualizedLinear
 
 
 class MappingNetwork(nn.Module):
-    """z ∈ Z to w ∈ W: normalise, then `n_layers` linear layers with leaky ReLU, learning 100 times slower than the rest.
+    """z ∈ Z to w ∈ W: normalise, then `n_layers` linear layers with leaky ReLU, learning 100 times slower than the
+    rest.
 
     Args:
         features: the size of z and of w.
@@ -43,5 +44,7 @@ class MappingNetwork(nn.Module):
         self.mean_w.lerp_(w.float().mean(dim=0), 1 - self.decay)
 
     def truncate(self, w: Float[Tensor, "*batch features"], psi: float) -> Float[Tensor, "*batch features"]:
-        """w̄ + ψ(w − w̄): ψ = 1 changes nothing, ψ = 0 gives the mean image. For a cutoff, truncate the first layers only."""
+        """w̄ + ψ(w − w̄): ψ = 1 changes nothing, ψ = 0 gives the mean image. For a cutoff, truncate the first layers
+        only.
+        """
         return torch.lerp(self.mean_w.expand_as(w), w, psi)

@@ -1,6 +1,7 @@
 """Styles that scale feature maps: weight modulation and demodulation.
 
-Source: Karras et al., Analyzing and Improving the Image Quality of StyleGAN (arXiv 1912.04958), section 2.2, equations 1-3.
+Source: Karras et al., Analyzing and Improving the Image Quality of StyleGAN (arXiv 1912.04958), section 2.2, equations
+1-3.
 """
 
 import math
@@ -17,12 +18,12 @@ class Conv2dWeightModulate(nn.Module):
     """A convolution whose input channels are scaled by a style, and whose output is brought back to unit variance.
 
     Equation 1 scales the weights, w′[o, i, k] = s[i]·w[o, i, k]; equation 3 divides by the norm that they then have,
-    w″ = w′ / √(Σ_{i,k} w′² + ε). Because a convolution is linear in its input and in its output, the same numbers come out
-    when the *activations* are scaled: by s before a plain convolution, by 1/√(…) after it. `forward` takes the form that is
-    faster for the shape; `scale_weights` and `scale_activations` are equal up to rounding.
+    w″ = w′ / √(Σ_{i,k} w′² + ε). Because a convolution is linear in its input and in its output, the same numbers come
+    out when the *activations* are scaled: by s before a plain convolution, by 1/√(…) after it. `forward` takes the
+    form that is faster for the shape; `scale_weights` and `scale_activations` are equal up to rounding.
 
-    The stored weight is N(0, 1) without a factor: with demodulation any factor cancels, but for ε. Without demodulation (toRGB)
-    the style is divided by √fan_in instead.
+    The stored weight is N(0, 1) without a factor: with demodulation any factor cancels, but for ε. Without
+    demodulation (toRGB) the style is divided by √fan_in instead.
 
     Args:
         in_features, out_features: channels.
@@ -32,8 +33,8 @@ class Conv2dWeightModulate(nn.Module):
         up: double the resolution with a transposed convolution of stride 2, followed by the low-pass filter.
     """
 
-    def __init__(self, in_features: int, out_features: int, kernel_size: int, demodulate: bool = True, eps: float = 1e-8,
-                 up: bool = False):
+    def __init__(self, in_features: int, out_features: int, kernel_size: int, demodulate: bool = True,
+                 eps: float = 1e-8, up: bool = False):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(out_features, in_features, kernel_size, kernel_size))
         self.demodulate, self.eps = demodulate, eps

@@ -1,6 +1,7 @@
 """Losses that are made of gradients.
 
-Sources: R1 from Mescheder et al. (arXiv 1801.04406), equation 9; path length from StyleGAN2 (arXiv 1912.04958), equation 4.
+Sources: R1 from Mescheder et al. (arXiv 1801.04406), equation 9; path length from StyleGAN2 (arXiv 1912.04958),
+equation 4.
 """
 
 import math
@@ -23,7 +24,8 @@ class GradientPenalty(nn.Module):
             ValueError: x does not require a gradient.
         """
         if not x.requires_grad:
-            raise ValueError("the images do not require a gradient: call x.requires_grad_() before the discriminator sees them")
+            raise ValueError("the images do not require a gradient: call x.requires_grad_() before the discriminator "
+                             "sees them")
         # Samples do not see each other's score but through minibatch std, so the gradient of the sum is each one's own.
         gradient, = torch.autograd.grad(d.sum(), x, create_graph=True)  # [batch, channels, h, w]
         return gradient.square().sum(dim=(1, 2, 3)).mean()
@@ -43,7 +45,8 @@ class PathLengthPenalty(nn.Module):
         self.beta = beta
         self.register_buffer("mean_length", torch.zeros([]))
 
-    def forward(self, w: Float[Tensor, "layers batch d_latent"], x: Float[Tensor, "batch channels h w"]) -> Float[Tensor, ""]:
+    def forward(self, w: Float[Tensor, "layers batch d_latent"],
+                x: Float[Tensor, "batch channels h w"]) -> Float[Tensor, ""]:
         """
         Args:
             w: the w of every block or layer, from which x was generated.
