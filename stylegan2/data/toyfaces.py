@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from stylegan2.data.shapes import Canvas, ellipse, rounded_box, segment, upper
+from stylegan2.data.shapes import Canvas, Frame, ellipse, rounded_box, segment, upper
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class Factor:
 
 
 # Lengths count in half image sides, angles in radians, shares in [0, 1].
+Factors = dict[str, Float[Tensor, "batch"]]
+Colours = Float[Tensor, "batch 3"]
 FACTORS = {
     "position_x": Factor(-0.12, 0.12), "position_y": Factor(-0.04, 0.12), "size": Factor(0.6, 0.78),
     "tilt": Factor(-0.25, 0.25), "yaw": Factor(-0.22, 0.22), "width": Factor(0.68, 0.86),
@@ -46,7 +48,8 @@ FACTORS = {
 }
 HAIR_STYLES = ("bald", "short", "long", "curls", "bun")
 SKIN = ((0.99, 0.87, 0.76), (0.94, 0.74, 0.58), (0.78, 0.55, 0.38), (0.55, 0.36, 0.24), (0.36, 0.23, 0.16))
-HAIR = ((0.80, 0.80, 0.82), (0.10, 0.08, 0.08), (0.32, 0.19, 0.10), (0.80, 0.26, 0.12), (0.62, 0.36, 0.14), (0.93, 0.77, 0.40))
+HAIR = ((0.80, 0.80, 0.82), (0.10, 0.08, 0.08), (0.32, 0.19, 0.10), (0.80, 0.26, 0.12), (0.62, 0.36, 0.14),
+        (0.93, 0.77, 0.40))
 
 
 class ToyFaces:
@@ -69,19 +72,19 @@ class ToyFaces:
     def __len__(self) -> int:
         return self.size
 
-    def factors(self, index: Int[Tensor, "batch"]) -> dict[str, Float[Tensor, "batch"]]:
+    def factors(self, index: Int[Tensor, "batch"]) -> Factors:
         """The factors of these faces, by name (see `FACTORS` for their ranges).
 
         Raises:
             IndexError: an index is negative, or not less than the size.
         """
         if index.numel() and (int(index.min()) < 0 or int(index.max()) >= self.size):
-            raise IndexError(f"indices run from {int(index.min())} to {int(index.max())}; this set has 0 to {self.size - 1}")
+            raise IndexError(f"indices run from {int(index.min())} to {int(index.max())}; "
+                             f"this set has 0 to {self.size - 1}")
         return {name: factor.of(uniform(index, stream=k, seed=self.seed))
                 for k, (name, factor) in enumerate(FACTORS.items())}
 
-    def __getitem__(self, index: Int[Tensor, "batch"]
-                    ) -> tuple[UInt8[Tensor, "batch 3 side side"], dict[str, Float[Tensor, "batch"]]]:
+    def __getitem__(self, index: Int[Tensor, "batch"]) -> tuple[UInt8[Tensor, "batch 3 side side"], Factors]:
         """Images (0 … 255) and the factors that they were drawn from."""
         factors = self.factors(index)
         return draw_faces(factors, self.resolution), factors
@@ -118,7 +121,7 @@ def hue(h: Float[Tensor, "batch"], light: Float[Tensor, "batch"] | float = 0.7) 
     return (light * (0.55 + 0.45 * wave)).clamp(0, 1)
 
 
-def draw_faces(f: dict[str, Float[Tensor, "batch"]], resolution: int) -> UInt8[Tensor, "batch 3 side side"]:
+def draw_faces(f: Factors, resolution: int) -> UInt8[Tensor, "batch 3 side side"]:
     """Draw one face per row of factors, back to front.
 
     Args:
@@ -129,7 +132,8 @@ def draw_faces(f: dict[str, Float[Tensor, "batch"]], resolution: int) -> UInt8[T
         KeyError: a factor is missing, or none of that name exists.
     """
     if f.keys() != FACTORS.keys():
-        raise KeyError(f"missing factors {sorted(FACTORS.keys() - f.keys())}, unknown {sorted(f.keys() - FACTORS.keys())}")
+        raise KeyError(f"missing factors {sorted(FACTORS.keys() - f.keys())}, "
+                       f"unknown {sorted(f.keys() - FACTORS.keys())}")
     canvas = Canvas(resolution, hue(f["background_hue"], f["background_light"]))
     canvas.shade_rows(0.18)
     head = canvas.place(f["position_x"], f["position_y"], f["size"], f["tilt"])
@@ -142,7 +146,7 @@ def draw_faces(f: dict[str, Float[Tensor, "batch"]], resolution: int) -> UInt8[T
     return canvas.to_uint8()
 
 
-def draw_body(canvas: Canvas, head, f, skin, hair) -> None:
+def draw_body(canvas: Canvas, head: Frame, f: Factors, skin: Colours, hair: Colours) -> None:
     """What is behind the head: long hair, curls, bun, shoulders, neck."""
     w, style = f["width"], f["hair"]
     canvas.paint(ellipse(head, 0, 0.12, w * 1.25, 1.22) & upper(head, 1.05), hair, style == 2)
@@ -152,7 +156,7 @@ def draw_body(canvas: Canvas, head, f, skin, hair) -> None:
     canvas.paint(rounded_box(head, 0, 1.05, 0.26, 0.3, 0.1), skin * 0.85)
 
 
-def draw_head(canvas: Canvas, head, f, skin) -> None:
+def draw_head(canvas: Canvas, head: Frame, f: Factors, skin: Colours) -> None:
     """Ears, then the face, lit from one side."""
     w = f["width"]
     for side in (-1, 1):
@@ -161,14 +165,15 @@ def draw_head(canvas: Canvas, head, f, skin) -> None:
     x = head.x / w[:, None, None]
     canvas.shade(ellipse(head, 0, 0, w, 1.0), 0.16 * f["light"][:, None, None] * x)
     for side in (-1, 1):
-        canvas.paint(ellipse(head, side * 0.45 * w + f["yaw"] * 0.6, 0.36, 0.16, 0.11), skin.new_tensor([0.95, 0.45, 0.45]),
-                     f["blush"])
+        cheek = ellipse(head, side * 0.45 * w + f["yaw"] * 0.6, 0.36, 0.16, 0.11)
+        canvas.paint(cheek, skin.new_tensor([0.95, 0.45, 0.45]), f["blush"])
 
 
-def draw_features(canvas: Canvas, head, f, skin, hair) -> None:
+def draw_features(canvas: Canvas, head: Frame, f: Factors, skin: Colours, hair: Colours) -> None:
     """Eyes, brows, nose, mouth, beard; they move sideways with the yaw, as on a ball."""
     yaw, dark = f["yaw"], skin.new_tensor([0.12, 0.10, 0.12])
-    canvas.paint(ellipse(head, yaw * 0.5, 0.62, f["width"] * 0.72, 0.42) & ~upper(head, 0.5), hair, (f["beard"] == 1) * 0.9)
+    beard = ellipse(head, yaw * 0.5, 0.62, f["width"] * 0.72, 0.42) & ~upper(head, 0.5)
+    canvas.paint(beard, hair, (f["beard"] == 1) * 0.9)
     for side in (-1, 1):
         x, size = side * f["eye_spacing"] + yaw, f["eye_size"]
         canvas.paint(ellipse(head, x, -0.08, size * 1.15, size), skin.new_tensor([1.0, 1.0, 1.0]))
@@ -184,7 +189,7 @@ def draw_features(canvas: Canvas, head, f, skin, hair) -> None:
         canvas.paint(segment(head, x, 0.55 + curve * 0.5, x + side * width, 0.55 - curve * 0.5, 0.045), lip)
 
 
-def draw_hair_front(canvas: Canvas, head, f, hair) -> None:
+def draw_hair_front(canvas: Canvas, head: Frame, f: Factors, hair: Colours) -> None:
     """The cap of hair over the forehead, down to the fringe; wavy for curls."""
     w, style, line = f["width"], f["hair"], f["fringe"] - 0.95
     cap = ellipse(head, 0, -0.08, w * 1.1, 1.06)
@@ -193,7 +198,7 @@ def draw_hair_front(canvas: Canvas, head, f, hair) -> None:
     canvas.paint(cap & upper(head, line, waves=0.1), hair, style == 3)
 
 
-def draw_glasses(canvas: Canvas, head, f) -> None:
+def draw_glasses(canvas: Canvas, head: Frame, f: Factors) -> None:
     """Two rims and a bridge, round or square."""
     rim = f["glasses"].new_tensor([0.15, 0.13, 0.2])
     for side in (-1, 1):

@@ -1,0 +1,3 @@
+from stylegan2.cli import main
+
+main()

@@ -1,0 +1,70 @@
+"""Where a run's numbers go: labml's tracker on the screen and in the run's folder, and history.jsonl."""
+
+import contextlib
+import io
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+
+from labml import experiment, lab, monit, tracker
+
+
+class Log:
+    """The log of a run; a context manager.
+
+    labml writes under `run`/labml and sends nothing over a network. history.jsonl holds one JSON object a line.
+
+    Args:
+        run: folder of the run.
+        settings: shown and recorded by labml.
+        images: seen so far; lines of history.jsonl beyond it (of an interrupted run) are dropped.
+    """
+
+    def __init__(self, run: Path, settings: dict, images: int):
+        self.history = run / "history.jsonl"
+        keep_until(self.history, images)
+        # labml warns that the run's folder is no repository and has no .labml.yaml: both are as they should be.
+        with contextlib.redirect_stdout(io.StringIO()):
+            lab.configure({"path": str(run.resolve()), "experiments_path": "labml", "check_repo_dirty": False})
+            experiment.create(name=run.name, writers={"screen", "file"}, python_file=str(run.resolve() / "train"))
+            experiment.configs(dict(settings))
+        for name in ("loss.*", "penalty.*", "score.*", "path_length", "images_per_second"):
+            tracker.set_scalar(name, name.startswith(("loss", "images")))
+
+    def __enter__(self) -> "Log":
+        self.watcher = experiment.start()
+        self.watcher.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.watcher.__exit__(kind, error, trace)
+        print()  # labml leaves the cursor at the end of its line
+
+    def steps(self, steps: Iterable[int]) -> Iterator[int]:
+        """Go through the steps with labml's progress display: images seen, numbers, time a step, time passed and in
+        all.
+        """
+        return iter(monit.loop(steps))
+
+    def write(self, images: int, values: dict[str, float]) -> None:
+        """Numbers at so many images seen."""
+        tracker.save(images, {key: value for key, value in values.items() if key != "seconds"})
+        tracker.new_line()
+        with open(self.history, "a") as file:
+            file.write(json.dumps({"images": images, **{key: round(value, 6) for key, value in values.items()}}) + "\n")
+
+
+def keep_until(history: Path, images: int) -> None:
+    """Drop the lines after `images`, and a last line that a kill cut short."""
+    if not history.exists():
+        return
+    kept = []
+    for line in history.read_text().splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            if json.loads(line)["images"] <= images:
+                kept.append(line + "\n")
+    part = history.with_suffix(".part")
+    part.write_text("".join(kept))
+    part.replace(history)
