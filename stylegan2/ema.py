@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 
-def decay_of(batch_size: int, images_seen: int, half_life: float, ramp_up: float = 0.05) -> float:
+def decay_of(batch_size: int, images_seen: int, half_life: int, ramp_up: float = 0.05) -> float:
     """The factor that the average keeps of itself in one step, so that its memory halves every `half_life` images.
 
     Args:
@@ -15,8 +15,8 @@ def decay_of(batch_size: int, images_seen: int, half_life: float, ramp_up: float
             forgotten.
         half_life: in images.
     """
-    half_life = min(half_life, ramp_up * images_seen)
-    return 0.5 ** (batch_size / half_life) if half_life > 0 else 0.0
+    images = min(half_life, ramp_up * images_seen)
+    return 0.5 ** (batch_size / images) if images > 0 else 0.0
 
 
 @torch.no_grad()

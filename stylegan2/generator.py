@@ -16,7 +16,7 @@ from stylegan2.equalized import EqualizedLinear
 from stylegan2.modulation import Conv2dWeightModulate
 from stylegan2.resample import UpSample
 
-NoiseMap = Float[Tensor, "#batch 1 h w"]
+NoiseMap = Float[Tensor, "_ 1 _ _"]
 Noise = Sequence[tuple[NoiseMap | None, NoiseMap | None]] | Literal["random", "const"] | None
 
 

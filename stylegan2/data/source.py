@@ -50,7 +50,8 @@ class DecodedImages:
     def __init__(self, path: str | Path, resolution: int, background: Colour = (255, 255, 255)):
         self.resolution = resolution
         with ThreadPoolExecutor() as pool:
-            decoded = list(pool.map(lambda file: decode(file[0], file[1], resolution, background), read_files(Path(path))))
+            files = read_files(Path(path))
+            decoded = list(pool.map(lambda file: decode(file[0], file[1], resolution, background), files))
         usable = [image for image in decoded if image is not None]
         if not usable:
             raise ValueError(f"no usable image in {path}: it holds {len(decoded)} files named "

@@ -65,8 +65,8 @@ class Settings:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be greater than 0")
         check_resolution(self.resolution)
         if self.batch_size > 4 and self.batch_size % 4:
-            raise ValueError(f"batch_size is {self.batch_size}: it must be a multiple of 4, the groups of the minibatch "
-                             "standard deviation, or less than 4")
+            raise ValueError(f"batch_size is {self.batch_size}: it must be a multiple of 4 (the groups of the "
+                             "minibatch standard deviation), or less than 4")
 
     @property
     def log_resolution(self) -> int:

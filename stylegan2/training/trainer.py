@@ -105,7 +105,8 @@ class Trainer:
             saved = checkpoints(self.run)
             raise FloatingPointError(
                 f"{', '.join(bad)} is not finite at step {self.steps_done} ({self.images_seen} images). "
-                f"Last checkpoint: {saved[-1] if saved else 'none'}. Try a lower learning_rate, a larger r1_gamma, or precision fp32")
+                f"Last checkpoint: {saved[-1] if saved else 'none'}. "
+                "Try a lower learning_rate, a larger r1_gamma, or precision fp32")
         self.seconds += seconds
         speed = steps * self.settings.batch_size / seconds
         return {**values, "images_per_second": speed, "seconds": self.seconds}
