@@ -26,6 +26,8 @@ def build() -> int:
     command = [jupyter_book, "build", str(ROOT), "--warningiserror", "--nitpick", "--keep-going"]
     built = subprocess.run(command, cwd=ROOT, env=environment())
     if built.returncode:
+        # Sphinx keeps the pages it read, warnings or not, and would not warn again.
+        shutil.rmtree(BUILD / ".doctrees", ignore_errors=True)
         print("The book was not built: the reason is printed above.", file=sys.stderr)
         return built.returncode
     return check()

@@ -69,6 +69,8 @@ PARTS: dict[str, tuple[str, Callable[[], Counts]]] = {
 
 def test(chosen: Sequence[str]) -> int:
     """Run the parts (all, or those chosen), each whatever the others did, and sum up. Returns the exit status."""
+    if unknown := set(chosen) - set(PARTS):
+        sys.exit(f"no part {sorted(unknown)[0]!r}; there are {', '.join(PARTS)}")
     began = time.monotonic()
     results: dict[str, tuple[Counts, float]] = {}
     for name, (what, run) in PARTS.items():

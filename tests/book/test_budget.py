@@ -1,0 +1,38 @@
+import pytest
+import torch
+
+from book import budget
+
+
+@pytest.mark.parametrize(("name", "expected"), [("smoke", 1), ("cpu", 2), ("cuda", 3), ("full", 4)])
+def test_environment_decides(monkeypatch, name, expected):
+    monkeypatch.setenv("BOOK_BUDGET", name)
+    assert budget.name() == name
+    assert budget.pick(smoke=1, cpu=2, cuda=3, full=4) == expected
+
+
+@pytest.mark.parametrize(("has_gpu", "expected"), [(True, "cuda"), (False, "cpu")])
+def test_device_decides_otherwise(monkeypatch, has_gpu, expected):
+    monkeypatch.delenv("BOOK_BUDGET", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+    assert budget.name() == expected
+
+
+def test_bigger_budgets_fall_back(monkeypatch):
+    monkeypatch.setenv("BOOK_BUDGET", "full")
+    assert budget.pick(smoke=1, cpu=2) == 2
+    assert budget.pick(smoke=1, cpu=2, cuda=3) == 3
+    monkeypatch.setenv("BOOK_BUDGET", "cuda")
+    assert budget.pick(smoke=1, cpu=2, full=4) == 2
+
+
+def test_a_value_that_is_false_is_a_value(monkeypatch):
+    monkeypatch.setenv("BOOK_BUDGET", "full")
+    assert budget.pick(smoke=5, cpu=5, cuda=0) == 0
+    assert budget.pick(smoke=True, cpu=True, full=False) is False
+
+
+def test_unknown_budget_is_named(monkeypatch):
+    monkeypatch.setenv("BOOK_BUDGET", "tpu")
+    with pytest.raises(ValueError, match=r"'tpu'.*smoke, cpu, cuda, full"):
+        budget.name()

@@ -1,0 +1,79 @@
+import importlib
+import inspect
+
+import pytest
+
+from book import definitions
+
+
+def test_class_without_docstrings_is_otherwise_kept_to_the_byte(packages):
+    assert (
+        definitions.source("stylegan2.shapes.Area")
+        == """\
+class Area(Shape):
+    sides = 4  # a comment that stays
+
+    def of(self, a, b):
+        return a*b   # formatting that stays
+
+    @property
+    def empty(self):
+        ..."""
+    )
+
+
+def test_function_keeps_its_decorators_and_loses_inner_docstrings(packages):
+    assert (
+        definitions.source("stylegan2.shapes.half")
+        == """\
+@decorated(
+    with_lines=True,
+)
+def half(x):
+    def inner():
+        return "no docstring"
+
+    return x / 2"""
+    )
+
+
+def test_package_modules_are_found(packages):
+    assert definitions.source("stylegan2.data.toy") == "def toy():\n    return 1"
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("stylegan2.shapes.Circle", "no class or function 'Circle'; it defines Area, _private, half"),
+        ("stylegan2.nowhere.Area", "no module 'stylegan2.nowhere'"),
+        ("numpy.linalg.norm", "no module 'numpy.linalg' in stylegan2, gradnorm"),
+        ("Area", "write package.module.Name"),
+    ],
+)
+def test_unknown_names_are_told(packages, name, told):
+    with pytest.raises(KeyError, match=told):
+        definitions.source(name)
+
+
+def test_public_names_leave_out_private_ones(packages):
+    assert definitions.public_names() == {
+        "Area": "stylegan2.shapes.Area",
+        "half": "stylegan2.shapes.half",
+        "toy": "stylegan2.data.toy",
+    }
+
+
+def test_every_definition_of_the_packages_survives_as_the_same_code():
+    """The source without its docstrings compiles to what the packages run, docstrings optimised away (python -OO)."""
+    for name, full in definitions.public_names().items():
+        code = compile(definitions.source(full), full, "exec", optimize=2)
+        module = importlib.import_module(full.rpartition(".")[0])
+        whole = compile(inspect.getsource(getattr(module, name)), full, "exec", optimize=2)
+        assert _instructions(code) == _instructions(whole)
+
+
+def _instructions(code):
+    """The bytecode, with that of nested code, without line numbers and names of files."""
+    nested = [_instructions(const) for const in code.co_consts if inspect.iscode(const)]
+    constants = [const for const in code.co_consts if not inspect.iscode(const)]
+    return code.co_code, code.co_names, constants, nested

@@ -1,0 +1,68 @@
+"""Every page of the built site as a reader meets it, on a phone and on a desktop."""
+
+import re
+
+from axe_playwright_python.sync_playwright import Axe
+
+from book.project import repository, source_of
+
+# Violations that come with the theme and that a page cannot mend. None may be serious in the text itself.
+THEME = {}
+
+
+def test_screenshot(visit, screenshots):
+    visit.page.screenshot(path=screenshots / f"{visit.name.split('/')[-1]}-{visit.width}.png", full_page=True)
+
+
+def test_no_complaint(visit):
+    assert visit.complaints == []
+
+
+def test_no_request_leaves_the_host(visit, site):
+    assert [url for url in visit.requests if not url.startswith((site, "data:", "blob:"))] == []
+
+
+def test_all_mathematics_is_set(visit):
+    written = visit.page.locator("article .math").count()
+    assert visit.page.locator("article .math mjx-container").count() >= written
+    assert visit.page.locator("mjx-merror, [data-mjx-error]").count() == 0
+    assert "Math Processing Error" not in visit.page.inner_text("article")
+
+
+def test_mathematics_in_the_source_reaches_the_page(visit):
+    source = source_of(visit.name).read_text(encoding="utf-8")
+    if re.search(r"\$\$|\\\\begin\{(align|equation)|```\{math\}", source):
+        assert visit.page.locator("article mjx-container[display=true]").count() > 0
+
+
+def test_the_page_is_no_wider_than_the_screen(visit):
+    widths = visit.page.evaluate("() => [document.documentElement.scrollWidth, document.documentElement.clientWidth]")
+    assert widths[0] <= widths[1]
+
+
+def test_images_are_there_and_described(visit):
+    for image in visit.page.locator("article img").all():
+        source = (image.get_attribute("src") or "")[:80]
+        assert (image.get_attribute("alt") or "").strip(), f"no alt text: {source}"
+        assert image.evaluate("image => image.decode().then(() => image.naturalWidth)") > 0, f"not drawn: {source}"
+
+
+def test_accessible(visit):
+    found = Axe().run(visit.page).response["violations"]
+    serious = {
+        violation["id"]: [node["html"][:200] for node in violation["nodes"]]
+        for violation in found
+        if violation["impact"] in ("serious", "critical") and violation["id"] not in THEME
+    }
+    assert serious == {}
+
+
+def test_buttons_lead_to_the_repository(visit):
+    source = source_of(visit.name)
+    at, links = repository(), visit.page.locator("a[href]").evaluate_all("links => links.map(link => link.href)")
+    assert at.url in links
+    if source.suffix == ".ipynb":
+        path = f"{at.url.removeprefix('https://github.com/')}/blob/{at.branch}/{visit.name}.ipynb"
+        assert f"https://colab.research.google.com/github/{path}" in links
+        download = visit.page.locator("a.btn-download-source-button")
+        assert download.get_attribute("href").endswith(f"{source.name}")
