@@ -19,7 +19,7 @@ class Factor:
 
     low: float = 0.0
     high: float = 1.0
-    odds: tuple[float, ...] = ()
+    odds: tuple[int, ...] = ()
 
     def of(self, u: Float[Tensor, "batch"]) -> Float[Tensor, "batch"]:
         """The factor's value for u uniform in [0, 1)."""

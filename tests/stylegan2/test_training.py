@@ -1,0 +1,340 @@
+"""Runs: steps, checkpoints, resume, kill, the command line."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+
+from stylegan2.cli import main
+from stylegan2.training import CheckpointError, Settings
+from stylegan2.training.checkpoint import checkpoints, load_tensors, save_tensors
+from stylegan2.training.log import keep_until
+from stylegan2.training.step import Players, Step, lazy_adam
+from stylegan2.training.trainer import Trainer
+from stylegan2.weights import load_generator, sample
+
+TINY = {"resolution": 8, "batch_size": 4, "n_features": 4, "max_features": 8, "d_latent": 8, "mapping_layers": 2}
+FLAGS = [word for key, value in TINY.items() for word in (f"--{key.replace('_', '-')}", str(value))]
+
+
+def tensors_of(run):
+    return load_tensors(checkpoints(run)[-1])
+
+
+@pytest.fixture
+def tiny():
+    torch.manual_seed(0)
+    settings = Settings(**TINY)
+    players = Players(settings)
+    return players, Step(players, settings), torch.rand(4, 3, 8, 8) * 2 - 1
+
+
+def snapshot(module):
+    return {name: p.detach().clone() for name, p in module.named_parameters()}
+
+
+def changed(module, before):
+    return {name for name, p in module.named_parameters() if not torch.equal(p, before[name])}
+
+
+def test_each_player_moves_only_in_its_own_phases(tiny):
+    players, step, real = tiny
+    phases = {"discriminator": [lambda: step.train_discriminator(real), lambda: step.penalise_discriminator(real)],
+              "generator": [lambda: step.train_generator(4), lambda: step.penalise_generator(2)]}
+    modules = {"discriminator": players.discriminator, "generator": players.generator}
+    for mover, calls in phases.items():
+        for call in calls:
+            before = {name: snapshot(module) for name, module in modules.items()}
+            call()
+            for name, module in modules.items():
+                assert bool(changed(module, before[name])) == (name == mover)
+
+
+def test_the_generators_step_leaves_no_gradient_in_the_discriminator(tiny):
+    players, step, _ = tiny
+    step.train_generator(4)
+    assert all(p.grad is None for p in players.discriminator.parameters())
+    assert all(p.requires_grad for p in players.discriminator.parameters())
+
+
+def test_penalties_come_at_their_intervals(tiny):
+    _, step, real = tiny
+    seen = [set(step(i, real)) for i in range(17)]
+    assert [i for i, names in enumerate(seen) if "penalty.r1" in names] == [0, 16]
+    assert [i for i, names in enumerate(seen) if "penalty.path_length" in names] == [0, 4, 8, 12, 16]
+
+
+def test_penalties_are_multiplied_by_their_interval(tiny, monkeypatch):
+    """The gradient that reaches Adam, from the penalty alone: γ/2 · 16 · ∇R1."""
+    players, step, real = tiny
+    x = real.clone().requires_grad_()
+    scores = players.discriminator(x)
+    image_gradient, = torch.autograd.grad(scores.sum(), x, create_graph=True)
+    r1 = image_gradient.square().sum() / len(x)
+    expected, = torch.autograd.grad(r1, players.discriminator.from_rgb[0].weight.weight)
+    monkeypatch.setattr(step.discriminator_adam, "step", lambda: None)
+    step.penalise_discriminator(real)
+    found = players.discriminator.from_rgb[0].weight.weight.grad
+    torch.testing.assert_close(found, expected * (0.02 / 2 * 16))
+
+
+def test_lazy_correction_of_adam():
+    module = torch.nn.Linear(1, 1)
+    group = lazy_adam(module, 0.0025, 16).param_groups[0]
+    assert group["lr"] == pytest.approx(0.0025 * 16 / 17)
+    assert group["betas"] == pytest.approx((0.0, 0.99 ** (16 / 17)))
+    assert lazy_adam(module, 0.0025, None).param_groups[0]["lr"] == 0.0025
+
+
+def test_style_mixing_takes_two_w(tiny):
+    players, _, _ = tiny
+    mixed = players.draw_w(3, style_mixing=1.0)
+    assert mixed.shape == (4, 3, 8)
+    groups = [torch.equal(mixed[0], w) for w in mixed]
+    assert groups[0]
+    assert not groups[-1]
+    plain = players.draw_w(3, style_mixing=0.0)
+    assert all(torch.equal(plain[0], w) for w in plain)
+
+
+def test_a_run_learns_the_mean_colour(tmp_path):
+    """A set of one flat colour: after a few hundred steps the samples have it."""
+    data = tmp_path / "data"
+    data.mkdir()
+    for i in range(4):
+        Image.new("RGB", (8, 8), (230, 30, 60)).save(data / f"{i}.png")
+    run = tmp_path / "run"
+    Trainer(run, Settings(**TINY, data=str(data), images=2400, r1_gamma=0.1, ema_half_life=100)).train()
+    images = (sample(load_generator(run), 16) + 1) / 2
+    mean = images.mean(dim=(0, 2, 3)) * 255
+    assert (mean - torch.tensor([230.0, 30, 60])).abs().max() < 45
+
+
+def test_resume_is_exact(tmp_path):
+    settings = Settings(**TINY, images=160)
+    Trainer(tmp_path / "whole", settings, checkpoint_every=80).train()
+    Trainer(tmp_path / "halves", Settings(**TINY, images=80), checkpoint_every=80).train()
+    Trainer(tmp_path / "halves", settings, resume=True, checkpoint_every=80).train()
+    (whole, state), (halves, state2) = tensors_of(tmp_path / "whole"), tensors_of(tmp_path / "halves")
+    assert whole.keys() == halves.keys()
+    assert state["steps"] == state2["steps"] == 40
+    for name, value in whole.items():
+        assert torch.equal(value, halves[name]), name
+
+
+def test_what_a_run_leaves(tmp_path):
+    run = tmp_path / "run"
+    Trainer(run, Settings(**TINY, images=400), checkpoint_every=100, sample_every=200, log_every=100).train()
+    assert [p.name for p in checkpoints(run)] == [f"checkpoint-{n:010d}.safetensors" for n in (300, 400)]
+    assert sorted(p.name for p in (run / "samples").iterdir()) == [f"{n:010d}.png" for n in (0, 200, 400)]
+    history = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+    assert [h["images"] for h in history] == [100, 200, 300, 400]
+    assert {"loss.generator", "loss.discriminator", "penalty.r1", "path_length"} <= history[0].keys()
+    assert Settings.load(run / "settings.json") == Settings(**TINY, images=400)
+    assert {"commit", "device", "torch"} <= json.loads((run / "run.json").read_text()).keys()
+    tracked = [json.loads(line) for f in run.glob("labml/**/log.jsonl") for line in f.read_text().splitlines()]
+    assert any("loss.generator" in packet["track"] for packet in tracked)
+    assert not list(run.rglob("*.part"))
+    with safe_open(checkpoints(run)[-1], "pt") as file:
+        assert set(file.metadata()) == {"state"}
+
+
+def test_the_default_run_does_nothing_on_the_network(tmp_path, monkeypatch):
+    import socket
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("a run opened a network connection")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    Trainer(tmp_path / "run", Settings(**TINY, images=8)).train()
+
+
+def test_a_run_is_not_overwritten(tmp_path):
+    Trainer(tmp_path, Settings(**TINY, images=8)).train()
+    with pytest.raises(FileExistsError, match="--resume"):
+        Trainer(tmp_path, Settings(**TINY, images=8))
+
+
+def test_nothing_to_resume(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no checkpoint"):
+        Trainer(tmp_path, Settings(**TINY), resume=True)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="cannot write to"):
+        Trainer(tmp_path / "file", Settings(**TINY))
+
+
+def test_a_checkpoint_cut_short(tmp_path):
+    Trainer(tmp_path, Settings(**TINY, images=16), checkpoint_every=8).train()
+    newest = checkpoints(tmp_path)[-1]
+    newest.write_bytes(newest.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="cut short"):
+        Trainer(tmp_path, Settings(**TINY), resume=True)
+    newest.unlink()
+    assert Trainer(tmp_path, Settings(**TINY), resume=True).images_seen == 8  # as the message says
+
+
+def test_a_checkpoint_of_another_shape(tmp_path):
+    Trainer(tmp_path, Settings(**TINY, images=8)).train()
+    with pytest.raises(CheckpointError, match=r"is \[8, 8\] in the file and \[16, 16\] here|not part of|missing"):
+        Trainer(tmp_path, Settings(**{**TINY, "d_latent": 16}), resume=True)
+    with pytest.raises(CheckpointError, match="missing in the file"):
+        Trainer(tmp_path, Settings(**{**TINY, "resolution": 16}), resume=True)
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch):
+    path = tmp_path / "a.safetensors"
+    save_tensors(path, {"a": torch.ones(3)}, {"n": 1})
+
+    def full(tensors, target, metadata):
+        Path(target).write_bytes(b"half a file")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("stylegan2.training.checkpoint.save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_tensors(path, {"a": torch.zeros(3)}, {"n": 2})
+    tensors, state = load_tensors(path)
+    assert tensors["a"].tolist() == [1, 1, 1]
+    assert state == {"n": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatch):
+    trainer = Trainer(tmp_path, Settings(**TINY, images=400), checkpoint_every=40, log_every=40)
+    real_step = trainer.step.train_generator
+
+    def fail_later(batch):
+        return {"loss.generator": torch.tensor(float("nan"))} if trainer.steps_done > 20 else real_step(batch)
+
+    monkeypatch.setattr(trainer.step, "train_generator", fail_later)
+    with pytest.raises(FloatingPointError, match=r"loss\.generator is not finite at step 30.*checkpoint-0000000080"):
+        trainer.train()
+    assert trainer.images_seen == 120
+    assert len(checkpoints(tmp_path)) == 2
+
+
+def test_history_is_cut_back_to_the_checkpoint(tmp_path):
+    history = tmp_path / "history.jsonl"
+    history.write_text('{"images": 10}\n{"images": 20}\n{"images": 30}\n{"ima')
+    keep_until(history, 20)
+    assert history.read_text() == '{"images": 10}\n{"images": 20}\n'
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"resolution": 48}, "power of two"), ({"batch_size": 6}, "multiple of 4"), ({"batch_size": 0}, "batch_size is 0"),
+    ({"learning_rate": -1.0}, "learning_rate is -1.0"), ({"images": 0}, "images is 0")])
+def test_settings_out_of_range(change, message):
+    with pytest.raises(ValueError, match=message):
+        Settings(**change)
+
+
+def test_settings_that_are_none(tmp_path):
+    path = tmp_path / "settings.json"
+    path.write_text('{"background": [0, 0, 0], "colour": 1}')
+    with pytest.raises(ValueError, match="colour"):
+        Settings.load(path)
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "stylegan2", *arguments]
+
+
+def test_command_line(tmp_path, capsys):
+    run = str(tmp_path / "run")
+    main(["train", "--run", run, *FLAGS, "--images", "40"])
+    assert "done: 40 images" in capsys.readouterr().out
+    main(["train", "--run", run, "--resume", "--images", "80"])  # the rest of the settings is the run's own
+    assert "done: 80 images" in capsys.readouterr().out
+    main(["sample", "--run", run, "--out", str(tmp_path / "grid.png"), "--rows", "2", "--columns", "3"])
+    assert Image.open(tmp_path / "grid.png").size == (24, 16)
+    main(["record", "--run", run, "--to", str(tmp_path / "record")])
+    record = json.loads((tmp_path / "record" / "run.json").read_text())
+    assert record["images"] == 80
+    torch.testing.assert_close(sample(load_generator(tmp_path / "record"), 4), sample(load_generator(run), 4))
+
+
+@pytest.mark.parametrize("arguments", [
+    ["train", "--resolution", "33"], ["train", "--data", "/nowhere/at/all"], ["sample", "--run", "/nowhere"]])
+def test_what_the_user_can_mend_is_one_line(arguments, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith(("error: ", "╭"))
+    assert "Traceback" not in error
+
+
+def test_ctrl_c_saves_and_exits_cleanly(tmp_path):
+    run = tmp_path / "run"
+    process = subprocess.Popen(command("train", "--run", str(run), *FLAGS, "--images", "1000000", "--log-every", "40"),
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    wait_for(lambda: (run / "history.jsonl").exists(), process)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "Traceback" not in output
+    assert "go on with: python -m stylegan2 train --resume" in output
+    state = tensors_of(run)[1]
+    assert f"stopped after {state['steps'] * 4} images" in output
+
+
+def wait_for(condition, process, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end, "the run did not get going"
+        time.sleep(0.02)
+
+
+@pytest.mark.timeout(300)
+def test_kill_loses_no_more_than_an_interval(tmp_path):
+    """SIGKILL at ten random moments; each time the run resumes from a readable checkpoint, never further back than one
+    interval before what the history had reached."""
+    run, every, rng = tmp_path / "run", 40, random.Random(0)
+    flags = ["--images", "1000000", "--checkpoint-every", str(every), "--log-every", "8", "--sample-every", "80"]
+    reached = 0
+    for attempt in range(10):
+        resume = ["--resume"] if attempt else FLAGS
+        process = subprocess.Popen(command("train", "--run", str(run), *resume, *flags), stdout=subprocess.DEVNULL,
+                                   stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        wait_for(lambda: newest_images(run) > reached, process)  # noqa: B023
+        time.sleep(rng.random() * 0.5)
+        process.kill()
+        process.communicate()
+        logged = last_logged(run)
+        for path in checkpoints(run):
+            load_tensors(path)  # every file is readable
+        reached = newest_images(run)
+        assert reached >= logged - every
+        Settings.load(run / "settings.json")
+    trainer = Trainer(run, Settings(**TINY, images=reached + 8), resume=True)
+    assert trainer.images_seen == reached
+    assert trainer.train()
+    assert not list(run.rglob("*.part"))
+
+
+def newest_images(run):
+    saved = checkpoints(run)
+    return int(saved[-1].stem.split("-")[1]) if saved else 0
+
+
+def last_logged(run):
+    for line in reversed((run / "history.jsonl").read_text().splitlines()):
+        try:
+            return json.loads(line)["images"]
+        except json.JSONDecodeError:
+            continue
+    return 0
