@@ -76,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
     command.set_defaults(run=_serve)
 
     command = commands.add_parser("test", help="run everything that must hold, and sum it up")
-    command.add_argument("parts", nargs="*", help="some of: lint format types cells tests chapters book site")
+    command.add_argument("parts", nargs="*", help="some of: lint types cells tests chapters book site")
     command.set_defaults(run=_test)
 
     command = commands.add_parser("bench", help="run the benchmarks")

@@ -56,7 +56,6 @@ def _environment(**settings: str) -> dict[str, str]:
 NBVAL = ("chapters", "--nbval-lax", "--nbval-current-env")
 PARTS: dict[str, tuple[str, Callable[[], Counts]]] = {
     "lint": ("ruff, over the code and the notebooks", lambda: _command("ruff", "check", ".")),
-    "format": ("ruff format, over the same", lambda: _command("ruff", "format", "--check", ".")),
     "types": ("mypy", lambda: _command("mypy")),
     "cells": ("definition cells against the packages", lambda: _command("book", "sync", "--check")),
     "tests": (
