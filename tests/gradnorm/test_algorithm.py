@@ -173,7 +173,7 @@ def test_a_weight_comes_back_from_its_stop():
 
 
 def test_a_target_that_overflows_asks_for_nothing():
-    """r^α is infinite in float32 and the mean length 0: their product is no number, and no reason to lose the weights."""
+    """r^α is infinite in float32 and the mean length 0: their product is no number, and the weights stay."""
     shared = nn.Parameter(torch.zeros(1))
     weighter = GradNormLossWeighter(num_losses=4, restoring_force_alpha=100.0, grad_norm_parameters=shared)
     for values in ((1, 1, 1, 1), (1e6, 1, 1, 1)):
