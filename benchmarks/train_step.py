@@ -2,9 +2,9 @@
 
     python benchmarks/train_step.py [--n-features 32 --max-features 256 --batch 32 --threads 2 --seconds 15 --rounds 3]
 
-Both train 32² networks of the same widths with their own losses and optimizers, without penalties and without reading data.
-The two take turns, so that a machine that changes its speed changes it for both; the ratio is taken round by round.
-Its last line is a row for benchmarks/README.md.
+Both train 32² networks of the same widths with their own losses and optimizers, without penalties and without reading
+data. The two take turns, so that a machine that changes its speed changes it for both; the ratio is taken round by
+round. Its last line is a row for benchmarks/README.md.
 """
 
 import argparse
