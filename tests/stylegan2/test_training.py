@@ -188,7 +188,7 @@ def test_a_checkpoint_cut_short(tmp_path):
 
 def test_a_checkpoint_of_another_shape(tmp_path):
     Trainer(tmp_path, Settings(**TINY, images=8)).train()
-    with pytest.raises(CheckpointError, match=r"is \[8, 8\] in the file and \[16, 16\] here|not part of|missing"):
+    with pytest.raises(CheckpointError, match=r"is \[8, 8\] in the file and \[8, 16\] here"):
         Trainer(tmp_path, Settings(**{**TINY, "d_latent": 16}), resume=True)
     with pytest.raises(CheckpointError, match="missing in the file"):
         Trainer(tmp_path, Settings(**{**TINY, "resolution": 16}), resume=True)
