@@ -99,7 +99,11 @@ def synced(text: str, repository: Repository) -> tuple[str, list[str]]:
 def faults(text: str) -> Iterator[str]:
     """What only a person can mend in a notebook: see the messages."""
     names = definitions.public_names()
-    for index, cell in enumerate(nbformat.reads(text, as_version=4).cells):
+    cells = nbformat.reads(text, as_version=4).cells
+    first = next((cell for cell in cells if cell.cell_type == "code"), None)
+    if first is not None and not first.metadata.get("setup"):
+        yield 'the first code cell is not the setup cell: put an empty one before it, with the metadata {"setup": true}'
+    for index, cell in enumerate(cells):
         if cell.cell_type != "code":
             continue
         lines = sum(1 for line in cell.source.splitlines() if line.strip() and not line.strip().startswith("#"))

@@ -117,7 +117,7 @@ def test_setup_cell_on_colab_installs_under_a_constraint_on_torch(monkeypatch):
     ],
 )
 def test_faults_are_told(packages, cell, told):
-    [fault] = faults(notebook(cell))
+    [fault] = faults(notebook(code("", setup=True), cell))
     assert told in fault
 
 
@@ -125,6 +125,7 @@ def test_faults_leave_alone_what_is_right(packages):
     assert not list(
         faults(
             notebook(
+                code("", setup=True),
                 code("class Area: ...", defines="stylegan2.shapes.Area"),
                 code("class Other:\n    def half(self): ..."),
                 code("from stylegan2.shapes import Area\nx = 1\n" + "# a comment\n" * 50),
@@ -133,20 +134,25 @@ def test_faults_leave_alone_what_is_right(packages):
     )
 
 
+def test_a_notebook_without_its_setup_cell_is_told(packages):
+    [fault] = faults(notebook(nbformat.v4.new_markdown_cell("# Title"), code("x = 1"), code("", setup=True)))
+    assert "first code cell is not the setup cell" in fault
+
+
 def test_check_changes_nothing_and_fails(packages, tmp_path, capsys):
     path = tmp_path / "one.ipynb"
-    path.write_text(notebook(code("", defines="stylegan2.shapes.half")))
+    path.write_text(notebook(code("", setup=True), code("", defines="stylegan2.shapes.half")))
     before = path.read_text()
     assert sync([path], check=True) == 1
     assert path.read_text() == before
-    assert "cell 0 (stylegan2.shapes.half) differs" in capsys.readouterr().out
+    assert "cell 1 (stylegan2.shapes.half) differs" in capsys.readouterr().out
     assert sync([path]) == 0
     assert sync([path], check=True) == 0
 
 
 def test_sync_follows_the_package(packages, tmp_path):
     path = tmp_path / "one.ipynb"
-    path.write_text(notebook(code("", defines="stylegan2.data.toy")))
+    path.write_text(notebook(code("", setup=True), code("", defines="stylegan2.data.toy")))
     sync([path])
     (packages / "stylegan2" / "data" / "__init__.py").write_text("def toy():\n    return 2\n")
     assert sync([path], check=True) == 1
