@@ -38,7 +38,7 @@ if "google.colab" in sys.modules:  # on Colab: install the book's packages, and 
 
     keep = Path("/tmp/keep.txt")
     keep.write_text("".join(f"{{name}}=={{version(name)}}\\n" for name in ("torch", "numpy")))
-    book = "annotated-stylegan2-gradnorm @ git+{url}@{branch}"
+    book = "git+{url}@{branch}"
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--constraint", keep, book], check=True)"""
 
 
