@@ -4,14 +4,12 @@ The algorithm is that of Chen, Badrinarayanan, Lee and Rabinovich, *GradNorm* (2
 paper's symbols: L_i a task's loss, w_i its weight, W the last shared layer, G_i = ‖∇_W w_i L_i‖₂ the length of the
 task's weighted gradient there, T the number of tasks, α the strength of the restoring force.
 
-    1  G_i      = w_i ‖∇_W L_i‖                  gradient_lengths
-    2  r_i      = (L_i / L_i(0)) / mean_j (…)     gradnorm_targets
-    3  target_i = mean_j(G_j) · r_i^α             gradnorm_targets
-    4  L_grad   = Σ_i |G_i − target_i|            the targets held constant
-    5  ∂L_grad/∂w_i = sign(G_i − target_i) ‖∇_W L_i‖   lgrad_gradient
-    6  w ← w − η ∂L_grad/∂w, rescaled to Σ w = T  balance_step
+    gradient_lengths   G_i = w_i ‖∇_W L_i‖
+    gradnorm_targets   r_i = (L_i / L_i(0)) / mean_j (L_j / L_j(0)),  target_i = mean_j(G_j) · r_i^α
+    lgrad_gradient     L_grad = Σ_i |G_i − target_i|,  ∂L_grad/∂w_i = sign(G_i − target_i) ‖∇_W L_i‖
+    balance_step       w ← w − η ∂L_grad/∂w, then rescaled to Σ w = T
 
-Line 5 is why nothing is differentiated twice: G_i is linear in w_i.
+The targets are constants, and G_i is linear in w_i: that is why nothing is differentiated twice.
 """
 
 from __future__ import annotations
@@ -336,7 +334,8 @@ class GradNormLossWeighter(BalancedBackward):
     Call it, or its `backward`, with the losses. The network receives the gradients of Σ w_i L_i and nothing else; the
     weights move by GradNorm, stay positive and sum to T, the number of losses. A loss that is not finite, or not
     positive while α > 0 (r_i^α has no meaning then), is left out of the balancing in that call, with a RuntimeWarning;
-    it is still weighed and back-propagated. `state_dict` holds what an exact resume needs.
+    it is still weighed and back-propagated. `state_dict` holds what an exact resume needs. The buffers are made where W
+    is; without W, on the CPU: `.to(device)` moves them.
 
     Args:
         loss_weights: initial weights, 1 each if not given; rescaled to Σ w = T unless `frozen`.
@@ -351,7 +350,8 @@ class GradNormLossWeighter(BalancedBackward):
         accelerator: has a `backward(loss)` to be called in place of `loss.backward()` (Hugging Face Accelerate).
         frozen: weigh only, as in evaluation mode; the weights given are used as they are.
         initial_losses_decay: 1 keeps L(0); below 1 it follows: L(0) ← decay · L(0) + (1 − decay) · L(t).
-        update_after_step: the first step that measures and updates. A step is a call with `grad_step=True`.
+        update_after_step: the first step that measures and updates. A step is a call with `grad_step=True`
+            that was not frozen.
         update_every: measure and update on every so many steps.
         loss_mask: which losses are balanced, at least two; the means are over these, the others keep their weights.
 
@@ -389,6 +389,8 @@ class GradNormLossWeighter(BalancedBackward):
         self.register_buffer("step", torch.tensor(0))
         shared = (grad_norm_parameters,) if isinstance(grad_norm_parameters, Tensor) else grad_norm_parameters
         self.grad_norm_parameters = Borrowed(shared or ())  # a tuple: the network's parameters, not this module's
+        if self.grad_norm_parameters:
+            self.to(self.grad_norm_parameters[0].device)
         self.loss_mask, self.accelerator, self.frozen = loss_mask, accelerator, frozen
         self.update_after_step, self.update_every = update_after_step, update_every
 

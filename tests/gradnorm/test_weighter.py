@@ -388,6 +388,11 @@ def test_resume_is_exact():
         assert torch.equal(value, later.state_dict()[key]), key
 
 
+def test_buffers_are_made_where_the_parameter_is():
+    weighter = GradNormLossWeighter([1.0, 3.0], grad_norm_parameters=nn.Parameter(torch.zeros(1, device="meta")))
+    assert {buffer.device.type for buffer in weighter.buffers()} == {"meta"}
+
+
 def test_it_owns_buffers_and_no_parameters():
     _, weighter = make()
     assert list(weighter.parameters()) == []
