@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from stylegan2.generator import Generator
+from stylegan2.generator import Generator, Noise
 from stylegan2.mapping import MappingNetwork
 from stylegan2.training.checkpoint import checkpoints, load_module, load_tensors
 from stylegan2.training.config import Settings
@@ -22,20 +22,21 @@ class TrainedGenerator(nn.Module):
     def __init__(self, settings: Settings):
         super().__init__()
         self.settings = settings
+        self.noise: Noise = "const" if settings.noise else None
         self.mapping = MappingNetwork(settings.d_latent, settings.mapping_layers)
         self.generator = Generator(settings.log_resolution, settings.d_latent, settings.n_features,
                                    settings.max_features)
 
     @torch.no_grad()
     def forward(self, z: Float[Tensor, "batch d_latent"], psi: float = 1.0) -> Float[Tensor, "batch 3 side side"]:
-        """Images in about [−1, 1] with the stored noise maps.
+        """Images in about [−1, 1], with the stored noise maps if the run was trained with noise.
 
         Args:
             z: N(0, 1).
             psi: truncation; 1 leaves w as it is, 0 gives the mean image.
         """
         w = self.mapping.truncate(self.mapping(z), psi)
-        return self.generator(w.expand(self.generator.n_blocks, -1, -1), "const")
+        return self.generator(w.expand(self.generator.n_blocks, -1, -1), self.noise)
 
 
 def load_generator(folder: str | Path) -> TrainedGenerator:

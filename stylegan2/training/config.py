@@ -37,9 +37,10 @@ class Settings:
     """Size of z and w."""
     mapping_layers: int = 8
     """Layers of the mapping network."""
-    learning_rate: float = 0.0025
-    """Of Adam, for both players, before the lazy correction. The mapping network learns at a hundredth of it."""
-    r1_gamma: float = 0.02
+    learning_rate: float = 0.015
+    """Of Adam, for both players, before the lazy correction; the mapping network learns at a hundredth of it. This
+    default is for a small network and a short run; the papers have 0.0025, for 512 features and 25 million images."""
+    r1_gamma: float = 0.3
     """Weight γ of R1, for pixels in [-1, 1]. A start for another set: 0.0002·resolution²/batch_size, then a few times
     up and down.
     """
@@ -51,6 +52,9 @@ class Settings:
     """Steps between two path-length penalties."""
     style_mixing: float = 0.9
     """Probability that a batch takes its w from two z, the second from a random layer on."""
+    noise: bool = False
+    """Feed noise maps to the generator, for what is random in photographs (curls, pores, leaves). A short run does
+    better without: before it can draw edges, the generator fakes them with noise and is slow to let go."""
     ema_half_life: int = 10_000
     """Images after which the averaged generator has forgotten half."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from stylegan2.discriminator import Discriminator
 from stylegan2.ema import decay_of, update_average
-from stylegan2.generator import Generator
+from stylegan2.generator import Generator, Noise
 from stylegan2.losses import discriminator_loss, generator_loss
 from stylegan2.mapping import MappingNetwork
 from stylegan2.penalties import GradientPenalty, PathLengthPenalty
@@ -66,6 +66,7 @@ class Step:
         r1_interval = settings.r1_interval if settings.r1_gamma else None
         self.discriminator_adam = lazy_adam(players.discriminator, settings.learning_rate, r1_interval)
         self.device = players.mapping.mean_w.device
+        self.noise: Noise = "random" if settings.noise else None
         self.bf16 = settings.precision == "bf16" or (
             settings.precision == "auto" and self.device.type == "cuda" and torch.cuda.is_bf16_supported())
 
@@ -92,7 +93,7 @@ class Step:
         p = self.players
         with self.autocast():
             with torch.no_grad():
-                fake = p.generator(p.draw_w(len(real), self.settings.style_mixing))
+                fake = p.generator(p.draw_w(len(real), self.settings.style_mixing), self.noise)
             real_scores, fake_scores = p.discriminator(real), p.discriminator(fake)
             loss = discriminator_loss(real_scores, fake_scores)
         update(self.discriminator_adam, loss)
@@ -113,7 +114,7 @@ class Step:
         with self.autocast():
             w = p.draw_w(batch, self.settings.style_mixing)
             p.mapping.update_mean(w[0].detach())
-            loss = generator_loss(p.discriminator(p.generator(w)))
+            loss = generator_loss(p.discriminator(p.generator(w, self.noise)))
         update(self.generator_adam, loss)
         p.discriminator.requires_grad_(True)
         return {"loss.generator": loss.detach()}
@@ -122,7 +123,7 @@ class Step:
         """Path length, times its weight and the interval."""
         p, s = self.players, self.settings
         w = p.draw_w(batch, s.style_mixing)
-        penalty = p.path_length(w, p.generator(w))
+        penalty = p.path_length(w, p.generator(w, self.noise))
         update(self.generator_adam, penalty * (s.path_length_weight * s.path_length_interval))
         return {"penalty.path_length": penalty.detach(), "path_length": p.path_length.mean_length.clone()}
 

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from stylegan2.data import open_source, shuffled_indices
+from stylegan2.generator import Noise
 from stylegan2.images import save_grid, to_float
 from stylegan2.training.checkpoint import (
     adam_tensors,
@@ -132,7 +133,8 @@ class Trainer:
         average = self.players.average
         z = torch.randn(64, self.settings.d_latent, generator=torch.Generator().manual_seed(0)).to(self.device)
         w = average["mapping"](z).expand(self.players.generator.n_blocks, -1, -1)
-        save_grid(average["generator"](w, "const"), self.run / "samples" / f"{self.images_seen:010d}.png", columns=8)
+        noise: Noise = "const" if self.settings.noise else None
+        save_grid(average["generator"](w, noise), self.run / "samples" / f"{self.images_seen:010d}.png", columns=8)
 
     def save(self) -> None:
         """Everything that the next step depends on."""

@@ -84,7 +84,7 @@ def test_penalties_are_multiplied_by_their_interval(tiny, monkeypatch):
     monkeypatch.setattr(step.discriminator_adam, "step", lambda: None)
     step.penalise_discriminator(real)
     found = players.discriminator.from_rgb[0].weight.weight.grad
-    torch.testing.assert_close(found, expected * (0.02 / 2 * 16))
+    torch.testing.assert_close(found, expected * (0.3 / 2 * 16))
 
 
 def test_lazy_correction_of_adam():
