@@ -111,7 +111,10 @@ def faults(text: str) -> Iterator[str]:
             what = cell.metadata.get("defines", "the cell")
             yield f"cell {index} is {lines} lines of code, more than {LONGEST_CELL}; split {what}"
         if "nbval-check-output" in cell.metadata.get("tags", ()) and not cell.outputs:
-            yield f"cell {index} is tagged nbval-check-output and holds no output; run the notebook, save it, then sync"
+            yield (
+                f"cell {index} is tagged nbval-check-output and holds no output; store it with"
+                " `jupyter execute --inplace`, then sync"
+            )
         if "defines" in cell.metadata or cell.metadata.get("setup"):
             continue
         code = re.sub(r"^(\s*)[%!]", r"\1#", cell.source, flags=re.MULTILINE)  # what only IPython understands
