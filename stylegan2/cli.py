@@ -99,9 +99,9 @@ class Record:
         average = {name: tensor for name, tensor in tensors.items() if name.startswith("average.")}
         save_tensors(self.to / "generator.safetensors", average, state={})
         save_grid(sample(load_generator(self.to), 64), self.to / "samples.png", columns=8)
-        made = json.loads((self.run / "run.json").read_text())
-        made |= {"images": state["steps"] * state["batch_size"], "minutes": round(state["seconds"] / 60, 2),
-                 "seed": Settings.load(self.to / "settings.json").seed}
+        settings = Settings.load(self.to / "settings.json")
+        made = {"command": settings.command(), **json.loads((self.run / "run.json").read_text()), "seed": settings.seed,
+                "images": state["steps"] * state["batch_size"], "minutes": round(state["seconds"] / 60, 2)}
         (self.to / "run.json").write_text(json.dumps(made, indent=2) + "\n")
         print(f"wrote {self.to}")
 

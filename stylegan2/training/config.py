@@ -76,6 +76,18 @@ class Settings:
     def log_resolution(self) -> int:
         return self.resolution.bit_length() - 1
 
+    def command(self) -> str:
+        """The command line that trains with these settings: what differs from the defaults is named."""
+        words = ["python -m stylegan2 train"]
+        for name, value in dataclasses.asdict(self).items():
+            if value != getattr(Settings, name):
+                flag = name.replace("_", "-")
+                if isinstance(value, bool):
+                    words.append(f"--{flag}" if value else f"--no-{flag}")
+                else:
+                    words.append(f"--{flag} {' '.join(map(str, value)) if isinstance(value, tuple) else value}")
+        return " ".join(words)
+
     def save(self, path: Path) -> None:
         path.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
 

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from stylegan2.cli import main
+from stylegan2.cli import main, parse
 from stylegan2.training import CheckpointError, Settings
 from stylegan2.training.checkpoint import checkpoints, load_tensors, save_tensors
 from stylegan2.training.log import keep_until
@@ -262,7 +262,20 @@ def test_command_line(tmp_path, capsys):
     main(["record", "--run", run, "--to", str(tmp_path / "record")])
     record = json.loads((tmp_path / "record" / "run.json").read_text())
     assert record["images"] == 80
+    assert record["command"] == f"python -m stylegan2 train {flags_in_order()}"
     torch.testing.assert_close(sample(load_generator(tmp_path / "record"), 4), sample(load_generator(run), 4))
+
+
+def flags_in_order():
+    order = ("resolution", "images", "batch_size", "n_features", "max_features", "d_latent", "mapping_layers")
+    return " ".join(f"--{name.replace('_', '-')} {({**TINY, 'images': 80})[name]}" for name in order)
+
+
+def test_the_command_of_settings_gives_the_settings():
+    settings = Settings(x_flip=True, noise=True, background=(1, 2, 3), data="a.zip", learning_rate=0.001, seed=3)
+    arguments = settings.command().split()[3:]
+    assert parse(arguments).settings == settings
+    assert Settings().command() == "python -m stylegan2 train"
 
 
 @pytest.mark.parametrize("arguments", [
