@@ -51,7 +51,11 @@ def test_images_are_there_and_described(visit):
 
 
 def test_accessible(visit):
-    found = Axe().run(visit.page).response["violations"]
+    # One block of code is coloured like another: after the first ten, axe only takes longer.
+    visit.page.evaluate("document.querySelectorAll('.highlight').forEach((code, i) => (code.dataset.more = i >= 10))")
+    found = (
+        Axe().run(visit.page, {"exclude": ["[data-more=true]"]}, {"resultTypes": ["violations"]}).response["violations"]
+    )
     serious = [
         (violation["id"], node["html"][:200])
         for violation in found
