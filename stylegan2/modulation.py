@@ -85,5 +85,8 @@ def inverse_std(weight: Float[Tensor, "out in k k"], s: Float[Tensor, "batch in"
 
 
 def weights_are_smaller(x: Float[Tensor, "batch in h w"], weight: Float[Tensor, "out in k k"]) -> bool:
-    """Whether one weight per sample is less to write than the scaled activations, and the device runs groups well."""
+    """Whether one weight per sample is less to write than the scaled activations, on a device that runs groups well.
+
+    A CPU does not: there scaled activations win or tie for the shapes of these networks (benchmarks/README.md).
+    """
     return x.device.type != "cpu" and weight.numel() < sum(weight.shape[:2]) * x.shape[2] * x.shape[3]
