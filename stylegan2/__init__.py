@@ -3,7 +3,7 @@
     python -m stylegan2 train      trains on procedural faces; --help tells the rest
     python -m stylegan2 sample     writes a grid of images
 
-The parameterisation is that of the published networks (FACTS of the papers are cited where they are used).
+The parameterisation is that of the published networks; each module names its source.
 """
 
 from stylegan2.discriminator import Discriminator, DiscriminatorBlock, MiniBatchStdDev

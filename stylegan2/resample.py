@@ -1,8 +1,8 @@
 """Smooth, half and double: one low-pass filter, outer([1, 3, 3, 1])/64, three ways.
 
 The filter is what keeps the layers from aliasing (Zhang, arXiv 1904.11486; StyleGAN2, arXiv 1912.04958, appendix B).
-It is applied as a depthwise convolution. The obvious form, one channel over batch × channels images, takes tens of times
-as long on a CPU (benchmarks/layers.py).
+It is applied as a depthwise convolution. The obvious form, one channel over batch × channels images, takes tens of
+times as long on a CPU (benchmarks/layers.py).
 """
 
 import torch
