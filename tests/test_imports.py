@@ -98,3 +98,12 @@ def test_data_knows_nothing_of_networks():
     for path in (ROOT / "stylegan2" / "data").rglob("*.py"):
         rooms = {name.split(".")[1] for name in imports(path) if name.startswith("stylegan2.")}
         assert rooms <= {"data"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: "/".join(module_of(path)))
+def test_nothing_is_unpickled(path):
+    """Weights are safetensors and settings JSON: a file that somebody hands you must not be able to run code."""
+    nodes = ast.walk(ast.parse(path.read_text("utf-8")))
+    calls = {ast.unparse(node.func) for node in nodes if isinstance(node, ast.Call)}
+    assert not calls & {"torch.load", "pickle.load", "pickle.loads", "numpy.load", "np.load"}
+    assert "pickle" not in set(imports(path))
