@@ -115,6 +115,8 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         command = parse(sys.argv[1:] if arguments is None else arguments)
         command.execute()
+    except KeyboardInterrupt:  # before the first step, or a second Ctrl-C: there is nothing new to save
+        raise SystemExit(130) from None
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None

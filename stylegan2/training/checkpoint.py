@@ -18,6 +18,13 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be read, or that does not fit the networks."""
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a small file: all of it, or nothing and what was there before stays."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text)
+    os.replace(part, path)
+
+
 def save_tensors(path: Path, tensors: dict[str, Tensor], state: State) -> None:
     """Write tensors and a JSON-able state to `path`: all of it, or nothing and what was there before stays.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from stylegan2.data import check_resolution
+from stylegan2.training.checkpoint import write_text
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class Settings:
         return " ".join(words)
 
     def save(self, path: Path) -> None:
-        path.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+        write_text(path, json.dumps(dataclasses.asdict(self), indent=2) + "\n")
 
     @staticmethod
     def load(path: Path) -> "Settings":

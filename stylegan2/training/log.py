@@ -9,6 +9,8 @@ from types import TracebackType
 
 from labml import experiment, lab, monit, tracker
 
+from stylegan2.training.checkpoint import write_text
+
 
 class Log:
     """The log of a run; a context manager.
@@ -65,6 +67,4 @@ def keep_until(history: Path, images: int) -> None:
         with contextlib.suppress(json.JSONDecodeError):
             if json.loads(line)["images"] <= images:
                 kept.append(line + "\n")
-    part = history.with_suffix(".part")
-    part.write_text("".join(kept))
-    part.replace(history)
+    write_text(history, "".join(kept))

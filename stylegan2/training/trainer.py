@@ -25,6 +25,7 @@ from stylegan2.training.checkpoint import (
     load_module,
     load_tensors,
     save_checkpoint,
+    write_text,
 )
 from stylegan2.training.config import Settings
 from stylegan2.training.log import Log
@@ -64,7 +65,7 @@ class Trainer:
         if resume:
             self.load(checkpoints(run)[-1])
         settings.save(run / "settings.json")
-        (run / "run.json").write_text(json.dumps(provenance(self.device), indent=2) + "\n")
+        self.note_provenance()
 
     @property
     def images_seen(self) -> int:
@@ -84,7 +85,7 @@ class Trainer:
                 means.add(self.step(step, self.next_batch()))
                 self.steps_done = step + 1
                 last = stop.asked or self.steps_done == total
-                if last or self.due("log"):
+                if last or self.due("log") or self.due("checkpoint"):  # a line before a checkpoint: it must be finite
                     log.write(self.images_seen, self.measured(means))
                 if last or self.due("sample"):
                     self.save_samples()
@@ -111,6 +112,16 @@ class Trainer:
         self.seconds += seconds
         speed = steps * self.settings.batch_size / seconds
         return {**values, "images_per_second": speed, "seconds": self.seconds}
+
+    def note_provenance(self) -> None:
+        """Write run.json: where the run began, and every place where it went on."""
+        path, here = self.run / "run.json", provenance(self.device)
+        if self.images_seen and path.exists():
+            made = json.loads(path.read_text())
+            made.setdefault("resumed", []).append({"images": self.images_seen, **here})
+        else:
+            made = here
+        write_text(path, json.dumps(made, indent=2) + "\n")
 
     def due(self, what: str) -> bool:
         """Whether this step crossed a multiple of the interval."""

@@ -212,7 +212,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatch):
-    trainer = Trainer(tmp_path, Settings(**TINY, images=400), checkpoint_every=40, log_every=40)
+    trainer = Trainer(tmp_path, Settings(**TINY, images=400), checkpoint_every=40, log_every=400)
     real_step = trainer.step.train_generator
 
     def fail_later(batch):
@@ -261,6 +261,7 @@ def test_command_line(tmp_path, capsys):
     assert Image.open(tmp_path / "grid.png").size == (24, 16)
     main(["record", "--run", run, "--to", str(tmp_path / "record")])
     record = json.loads((tmp_path / "record" / "run.json").read_text())
+    assert [again["images"] for again in record["resumed"]] == [40]
     assert record["images"] == 80
     assert record["command"] == f"python -m stylegan2 train {flags_in_order()}"
     torch.testing.assert_close(sample(load_generator(tmp_path / "record"), 4), sample(load_generator(run), 4))
