@@ -29,7 +29,7 @@ class Train:
     run: Path | None = None
     """Folder of the run; runs/<data>-<resolution> when not given."""
     resume: bool = False
-    """Go on with the run in the folder, with its settings, from its newest checkpoint."""
+    """Go on with the run in the folder from its newest checkpoint, with its settings but for those given here."""
     device: str | None = None
     """cpu, cuda, cuda:1 …; a GPU where there is one when not given."""
     checkpoint_every: int = 10_000
@@ -47,8 +47,11 @@ class Train:
 
         trainer = Trainer(self.folder(), self.settings, self.resume, self.device, self.checkpoint_every,
                           self.sample_every, self.log_every)
-        print(f"{len(trainer.source)} images at {self.settings.resolution}², on {trainer.device}, into {self.folder()}")
-        if trainer.train():
+        print(f"training on {self.settings.images} images from a set of {len(trainer.source)}, at "
+              f"{self.settings.resolution}², on {trainer.device}, into {self.folder()}")
+        if trainer.images_seen >= self.settings.images:
+            print(f"nothing to do: the run has seen {trainer.images_seen} images; give more with --images")
+        elif trainer.train():
             print(f"done: {trainer.images_seen} images. See {self.folder() / 'samples'}, or python -m stylegan2 sample "
                   f"--run {self.folder()}")
         else:
@@ -126,7 +129,26 @@ def parse(arguments: list[str]) -> Train | Sample | Record:
     command = tyro.extras.subcommand_cli_from_dict(COMMANDS, args=arguments, prog="python -m stylegan2",
                                                    description=__doc__)
     if isinstance(command, Train) and command.resume:
-        # Parse again with the run's own settings as defaults: what is not given stays as it was.
-        settings = Settings.load(command.folder() / "settings.json")
-        return tyro.cli(Train, args=arguments[1:], default=Train(settings=settings), prog="python -m stylegan2 train")
+        return resumed(command.folder(), arguments[1:])
+    return command
+
+
+def resumed(folder: Path, arguments: list[str]) -> Train:
+    """Parse again with the run's own settings as defaults: what is not given stays as it was.
+
+    Raises:
+        FileNotFoundError: the folder holds no run.
+        ValueError: a setting that shapes the networks is given, and is not the run's.
+    """
+    path = folder / "settings.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{folder} holds no run to resume: name its folder with --run, or leave out --resume "
+                                "to start one")
+    settings = Settings.load(path)
+    command = tyro.cli(Train, args=arguments, default=Train(settings=settings), prog="python -m stylegan2 train")
+    for name in ("resolution", "n_features", "max_features", "d_latent", "mapping_layers"):
+        kept, given = getattr(settings, name), getattr(command.settings, name)
+        if kept != given:
+            raise ValueError(f"{name} is {kept} in the run in {folder}, not {given}: what shapes the networks cannot "
+                             "change when a run goes on")
     return command

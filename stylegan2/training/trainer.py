@@ -55,9 +55,10 @@ class Trainer:
                  checkpoint_every: int = 10_000, sample_every: int = 10_000, log_every: int = 1_000):
         self.run, self.settings = run, settings
         self.intervals = {"log": log_every, "sample": sample_every, "checkpoint": checkpoint_every}
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        claim_folder(run, resume)
+        self.device = usable_device(device)
+        refuse_to_mix(run, resume)
         self.source = open_source(settings.data, settings.resolution, settings.background)
+        claim_folder(run)  # last, so that a mistake in the settings leaves no folder behind
         torch.manual_seed(settings.seed)
         self.players = Players(settings).to(self.device)
         self.step = Step(self.players, settings)
@@ -216,16 +217,39 @@ class StopSignal:
             signal.signal(number, handler)
 
 
-def claim_folder(run: Path, resume: bool) -> None:
-    """Make the folder of a run, and refuse to mix two runs.
+def usable_device(name: str | None) -> torch.device:
+    """The device of this name; a GPU where there is one, when none is given.
 
     Raises:
-        FileExistsError, FileNotFoundError, OSError: as `Trainer` says.
+        ValueError: there is no such device here.
+    """
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        message = f"this torch cannot use the device {name!r} ({reason}); leave --device out, or use cpu"
+        raise ValueError(message) from error
+    return device
+
+
+def refuse_to_mix(run: Path, resume: bool) -> None:
+    """
+    Raises:
+        FileExistsError, FileNotFoundError: as `Trainer` says.
     """
     if resume and not checkpoints(run):
         raise FileNotFoundError(f"there is no checkpoint in {run} to resume from; leave out --resume to start a run")
     if not resume and checkpoints(run):
         raise FileExistsError(f"{run} already holds a run: --resume goes on with it, --run FOLDER starts another")
+
+
+def claim_folder(run: Path) -> None:
+    """Make the folder of a run, clear away what a kill left, and see that it can be written.
+
+    Raises:
+        OSError: it cannot.
+    """
     try:
         run.mkdir(parents=True, exist_ok=True)
         for part in run.glob("*.part"):  # left by a kill

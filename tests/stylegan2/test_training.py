@@ -280,7 +280,8 @@ def test_the_command_of_settings_gives_the_settings():
 
 
 @pytest.mark.parametrize("arguments", [
-    ["train", "--resolution", "33"], ["train", "--data", "/nowhere/at/all"], ["sample", "--run", "/nowhere"]])
+    ["train", "--resolution", "33"], ["train", "--data", "/nowhere/at/all"], ["sample", "--run", "/nowhere"],
+    ["train", "--resume"], ["train", "--device", "cuda:99"], ["train", "--device", "abacus"]])
 def test_what_the_user_can_mend_is_one_line(arguments, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stop:
@@ -289,6 +290,16 @@ def test_what_the_user_can_mend_is_one_line(arguments, capsys, tmp_path, monkeyp
     error = capsys.readouterr().err
     assert error.startswith(("error: ", "╭"))
     assert "Traceback" not in error
+    assert not list(tmp_path.iterdir()), "a mistake leaves no folder behind"
+
+
+def test_resume_with_another_network_names_the_setting(tmp_path, capsys):
+    Trainer(tmp_path / "run", Settings(**TINY, images=8)).train()
+    with pytest.raises(SystemExit):
+        main(["train", "--run", str(tmp_path / "run"), "--resume", "--resolution", "16"])
+    assert "resolution is 8 in the run" in capsys.readouterr().err
+    main(["train", "--run", str(tmp_path / "run"), "--resume"])
+    assert "nothing to do: the run has seen 8 images" in capsys.readouterr().out
 
 
 def test_ctrl_c_saves_and_exits_cleanly(tmp_path):
