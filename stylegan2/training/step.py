@@ -60,9 +60,9 @@ class Step:
     def __init__(self, players: Players, settings: Settings):
         self.players, self.settings = players, settings
         self.gradient_penalty = GradientPenalty()
-        self.generator_modules = nn.ModuleList([players.mapping, players.generator])
+        self.trained = nn.ModuleDict({"mapping": players.mapping, "generator": players.generator})  # as players.average
         path_interval = settings.path_length_interval if settings.path_length_weight else None
-        self.generator_adam = lazy_adam(self.generator_modules, settings.learning_rate, path_interval)
+        self.generator_adam = lazy_adam(self.trained, settings.learning_rate, path_interval)
         r1_interval = settings.r1_interval if settings.r1_gamma else None
         self.discriminator_adam = lazy_adam(players.discriminator, settings.learning_rate, r1_interval)
         self.device = players.mapping.mean_w.device
@@ -79,10 +79,8 @@ class Step:
         metrics |= self.train_generator(len(real))
         if s.path_length_weight and step % s.path_length_interval == 0:
             metrics |= self.penalise_generator(max(1, len(real) // 2))
-        p = self.players
         decay = decay_of(len(real), step * len(real), s.ema_half_life)
-        update_average(p.average["mapping"], p.mapping, decay)
-        update_average(p.average["generator"], p.generator, decay)
+        update_average(self.players.average, self.trained, decay)
         return metrics
 
     def autocast(self) -> torch.autocast:
