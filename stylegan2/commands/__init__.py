@@ -1,0 +1,1 @@
+"""The commands of `python -m stylegan2`, one module each."""
