@@ -1,7 +1,9 @@
-"""Images to train on: procedural faces, folders and zips."""
+"""Images to train on: procedural faces, folders, zips, arrays, public sets; and the way from there to the device."""
 
-from stylegan2.data.source import DecodedImages, ImageSource, check_resolution, open_source, shuffled_indices
-from stylegan2.data.toyfaces import FACTORS, ToyFaces, draw_faces
+from stylegan2.data.loader import Loader
+from stylegan2.data.opening import check_resolution, open_source, shuffled_indices
+from stylegan2.data.source import DecodedImages, ImageSource, StoredImages
+from stylegan2.data.toyfaces import FACTORS, HAIR_STYLES, ToyFaces, draw_faces
 
-__all__ = ["FACTORS", "DecodedImages", "ImageSource", "ToyFaces", "check_resolution", "draw_faces", "open_source",
-           "shuffled_indices"]
+__all__ = ["FACTORS", "HAIR_STYLES", "DecodedImages", "ImageSource", "Loader", "StoredImages", "ToyFaces",
+           "check_resolution", "draw_faces", "open_source", "shuffled_indices"]

@@ -1,65 +1,63 @@
-"""What training draws images from: procedural faces, or a folder or zip of image files."""
+"""What training draws images from, kept in memory or decoded when asked for."""
 
-import io
 import logging
-import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
-from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Int, UInt8
-from PIL import Image, ImageOps
 from torch import Tensor
 
-from stylegan2.data.toyfaces import ToyFaces
+from stylegan2.data.decode import Colour, check_size, prepare
+from stylegan2.data.rows import SUFFIXES, Rows
 
 log = logging.getLogger(__name__)
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
-Colour = tuple[int, int, int]
 
 
 @runtime_checkable
 class ImageSource(Protocol):
-    """A set of square RGB images of one size."""
+    """A set of square RGB images of one size, in classes or not."""
 
-    resolution: int
+    @property
+    def resolution(self) -> int:
+        """Side in pixels."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Of labels 0, 1, 2, …; empty for a set without labels."""
+
+    @property
+    def n_classes(self) -> int:
+        """The number of classes; 0 for a set without labels."""
 
     def __len__(self) -> int: ...
 
     def images(self, index: Int[Tensor, "batch"]) -> UInt8[Tensor, "batch 3 side side"]:
-        """The images of these indices, 0 … 255."""
+        """The images of these indices, 0 … 255. The same whenever and wherever it is called."""
+        ...
+
+    def labels(self, index: Int[Tensor, "batch"]) -> Int[Tensor, "batch"] | None:
+        """Their classes, 0 … n_classes − 1."""
         ...
 
 
-class DecodedImages:
-    """Image files, decoded once and kept in memory as bytes (3·resolution² of them an image).
+class StoredImages:
+    """Images in memory, 3·resolution² bytes each.
 
     Args:
-        path: a folder (searched with its subfolders) or a zip of images.
-        resolution: side that they are resized to.
-        background: the colour behind transparent pixels.
-
-    Raises:
-        FileNotFoundError: there is nothing at `path`.
-        ValueError: `path` is neither a folder nor a zip, or holds no usable image.
+        pixels: 0 … 255.
+        labels: the class of each image.
+        class_names: of the labels; their numbers, when left out.
     """
 
-    def __init__(self, path: str | Path, resolution: int, background: Colour = (255, 255, 255)):
-        self.resolution = resolution
-        with ThreadPoolExecutor() as pool:
-            files = read_files(Path(path))
-            decoded = list(pool.map(lambda file: decode(file[0], file[1], resolution, background), files))
-        usable = [image for image in decoded if image is not None]
-        if not usable:
-            raise ValueError(f"no usable image in {path}: it holds {len(decoded)} files named "
-                             f"{', '.join(sorted(SUFFIXES))}, none of which could be read")
-        if len(usable) < len(decoded):
-            log.warning("%s: skipped %d of %d files", path, len(decoded) - len(usable), len(decoded))
-        self.pixels = torch.from_numpy(np.stack(usable)).permute(0, 3, 1, 2).contiguous()
+    def __init__(self, pixels: UInt8[Tensor, "n 3 side side"], labels: Int[Tensor, "n"] | None = None,
+                 class_names: tuple[str, ...] = ()):
+        self.pixels, self.classes = pixels, labels
+        self.resolution = pixels.shape[-1]
+        self.n_classes = 0 if labels is None else max(len(class_names), int(labels.max()) + 1)
+        self.class_names = class_names or tuple(str(k) for k in range(self.n_classes))
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -67,78 +65,116 @@ class DecodedImages:
     def images(self, index: Int[Tensor, "batch"]) -> UInt8[Tensor, "batch 3 side side"]:
         return self.pixels[index]
 
+    def labels(self, index: Int[Tensor, "batch"]) -> Int[Tensor, "batch"] | None:
+        return None if self.classes is None else self.classes[index]
 
-def open_source(data: str, resolution: int, background: Colour = (255, 255, 255), seed: int = 0) -> ImageSource:
-    """The images that `data` names: "toyfaces", or the path of a folder or zip.
+    def to(self, device: torch.device) -> "StoredImages":
+        """The same images in the memory of a device."""
+        classes = None if self.classes is None else self.classes.to(device)
+        return StoredImages(self.pixels.to(device), classes, self.class_names)
 
-    Raises:
-        ValueError: resolution is not a power of two of at least 4; and what `DecodedImages` raises.
+
+class DecodedImages:
+    """Images decoded each time they are asked for.
+
+    A file that turns out broken behind its header gives way to the next one of its class, always the same one, so
+    that the set keeps its size and its order.
+
+    Args:
+        rows: where the images come from.
+        usable: which of them to use.
+        resolution: side that they are resized to.
+        background: the colour behind transparent pixels.
     """
-    check_resolution(resolution)
-    if data == "toyfaces":
-        return ToyFaces(resolution, seed=seed)
-    return DecodedImages(data, resolution, background)
+
+    def __init__(self, rows: Rows, usable: Int[np.ndarray, "n"], resolution: int, background: Colour):
+        self.rows, self.usable, self.resolution, self.background = rows, usable, resolution, background
+        self.class_names, self.n_classes = rows.class_names, len(rows.class_names)
+
+    def __len__(self) -> int:
+        return len(self.usable)
+
+    def images(self, index: Int[Tensor, "batch"]) -> UInt8[Tensor, "batch 3 side side"]:
+        return torch.from_numpy(np.stack([self.image(int(i)) for i in index])).permute(0, 3, 1, 2).contiguous()
+
+    def labels(self, index: Int[Tensor, "batch"]) -> Int[Tensor, "batch"] | None:
+        return None if self.rows.labels is None else torch.from_numpy(self.rows.labels[self.usable[index.numpy()]])
+
+    def image(self, i: int) -> UInt8[np.ndarray, "side side 3"]:
+        """Image i, or the first one of its class after it that can be decoded."""
+        labels = self.rows.labels
+        for row in np.roll(self.usable, -i):
+            if labels is None or labels[row] == labels[self.usable[i]]:
+                pixels = decode(self.rows, int(row), self.resolution, self.background)
+                if pixels is not None:
+                    return pixels
+        raise ValueError(f"no image of {self.rows.what} can be decoded; the log says what is wrong with each")
 
 
-def check_resolution(resolution: int) -> None:
-    """
-    Raises:
-        ValueError: resolution is not a power of two of at least 4, the sides that the networks can have.
-    """
-    if resolution < 4 or resolution & (resolution - 1):
-        raise ValueError(f"resolution is {resolution}: it must be a power of two, 4 or more (4, 8, 16, 32, …)")
-
-
-def read_files(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Name and bytes of every image file in a folder or zip, in the order of their names."""
-    if path.is_dir():
-        for file in sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()):
-            yield str(file), file.read_bytes()
-    elif path.is_file() and zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            for name in sorted(n for n in archive.namelist() if Path(n).suffix.lower() in SUFFIXES):
-                yield f"{path}:{name}", read_entry(archive, name)
-    elif path.exists():
-        raise ValueError(f"{path} is neither a folder nor a zip of images")
-    else:
-        raise FileNotFoundError(f"there is no folder or zip at {path}; for procedural faces use the name toyfaces")
-
-
-def read_entry(archive: zipfile.ZipFile, name: str) -> bytes:
-    """The bytes of a zip's entry; none when its checksum is wrong, so that `decode` names and skips it."""
+def decode(rows: Rows, row: int, resolution: int, background: Colour) -> UInt8[np.ndarray, "side side 3"] | None:
+    """One image; nothing for a broken file, which is named in the log."""
     try:
-        return archive.read(name)
-    except (zipfile.BadZipFile, EOFError, OSError):
-        return b""
-
-
-def decode(name: str, data: bytes, resolution: int, background: Colour) -> UInt8[np.ndarray, "side side 3"] | None:
-    """One image: upright, composited on the background, its middle square, resized with a low-pass filter.
-
-    Returns:
-        None for a file that cannot be read; it is named in the log.
-    """
-    try:
-        image = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGBA")
+        with rows.open(row) as image:
+            return prepare(image, resolution, background)
     except Exception as error:  # Pillow's decoders raise nearly anything on a broken file
-        log.warning("skipped %s: %s", name, error)
+        log.warning("skipped %s: %s", rows.name(row), error)
         return None
-    # Before the resize: the colour of a transparent pixel is arbitrary, and must not bleed over the edge.
-    image = Image.alpha_composite(Image.new("RGBA", image.size, (*background, 255)), image).convert("RGB")
-    return np.asarray(ImageOps.fit(image, (resolution, resolution), Image.Resampling.LANCZOS))
 
 
-def shuffled_indices(size: int, position: int, count: int, seed: int) -> Int[Tensor, "count"]:
-    """The indices that a run sees after `position` images: every epoch all of them once, in an order of its own.
+def has_header(rows: Rows, row: int) -> bool:
+    """Whether it begins like an image, and not like a bomb; what does not is named in the log."""
+    try:
+        with rows.open(row) as image:
+            check_size(image)
+        return True
+    except Exception as error:
+        log.warning("skipped %s: %s", rows.name(row), error)
+        return False
 
-    A function of its arguments alone, so that a resumed run goes on exactly where it stopped.
+
+def decode_now(rows: Rows, resolution: int, background: Colour) -> StoredImages:
+    """All the images in memory.
+
+    Raises:
+        ValueError: none of them is usable.
     """
-    positions = torch.arange(position, position + count)
-    epochs, offsets = positions // size, positions % size
-    return torch.stack([epoch_order(size, int(e), seed)[o] for e, o in zip(epochs, offsets, strict=True)])
+    pixels = np.empty((len(rows), resolution, resolution, 3), np.uint8)
+
+    def fill(row: int) -> bool:
+        image = decode(rows, row, resolution, background)
+        if image is not None:
+            pixels[row] = image
+        return image is not None
+
+    with ThreadPoolExecutor() as pool:
+        usable = usable_rows(rows, pool.map(fill, range(len(rows))))
+    labels = None if rows.labels is None else torch.from_numpy(rows.labels[usable])
+    return StoredImages(torch.from_numpy(pixels[usable]).permute(0, 3, 1, 2).contiguous(), labels, rows.class_names)
 
 
-@lru_cache(maxsize=2)
-def epoch_order(size: int, epoch: int, seed: int) -> Int[Tensor, "size"]:
-    """The order in which one epoch goes through the set."""
-    return torch.randperm(size, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+def decode_later(rows: Rows, resolution: int, background: Colour) -> DecodedImages:
+    """All the images whose header can be read.
+
+    Raises:
+        ValueError: there is none.
+    """
+    with ThreadPoolExecutor() as pool:
+        usable = usable_rows(rows, pool.map(lambda row: has_header(rows, row), range(len(rows))))
+    return DecodedImages(rows, usable, resolution, background)
+
+
+def usable_rows(rows: Rows, usable: Iterable[bool]) -> Int[np.ndarray, "n"]:
+    """The numbers of the usable rows.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = np.flatnonzero(list(usable))
+    if len(rows) == 0:
+        raise ValueError(f"there is no image in {rows.what}: no file ends in {', '.join(sorted(SUFFIXES))}")
+    if len(found) == 0:
+        raise ValueError(f"no usable image in {rows.what}: none of its {len(rows)} images could be read; the log says "
+                         "what is wrong with each")
+    if len(found) < len(rows):
+        log.warning("%s: skipped %d of %d images", rows.what, len(rows) - len(found), len(rows))
+    return found

@@ -55,6 +55,8 @@ HAIR = ((0.80, 0.80, 0.82), (0.10, 0.08, 0.08), (0.32, 0.19, 0.10), (0.80, 0.26,
 class ToyFaces:
     """A set of `size` faces, drawn when asked for.
 
+    Their classes are the styles of their hair (`HAIR_STYLES`).
+
     Args:
         resolution: side of the images in pixels.
         size: number of faces. Index i gives the same face whatever the size.
@@ -63,6 +65,8 @@ class ToyFaces:
     Raises:
         ValueError: resolution or size is less than 1.
     """
+
+    class_names, n_classes = HAIR_STYLES, len(HAIR_STYLES)
 
     def __init__(self, resolution: int = 32, size: int = 100_000, seed: int = 0):
         if resolution < 1 or size < 1:
@@ -92,6 +96,10 @@ class ToyFaces:
     def images(self, index: Int[Tensor, "batch"]) -> UInt8[Tensor, "batch 3 side side"]:
         """The images alone."""
         return self[index][0]
+
+    def labels(self, index: Int[Tensor, "batch"]) -> Int[Tensor, "batch"]:
+        """The styles of their hair."""
+        return self.factors(index)["hair"].long()
 
 
 def uniform(index: Int[Tensor, "batch"], stream: int, seed: int) -> Float[Tensor, "batch"]:

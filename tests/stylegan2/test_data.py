@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import stats
 
-from stylegan2.data import FACTORS, DecodedImages, ToyFaces, draw_faces, open_source, shuffled_indices
+from stylegan2.data import FACTORS, HAIR_STYLES, ToyFaces, draw_faces, open_source, shuffled_indices
 from stylegan2.data.toyfaces import uniform
 
 
@@ -120,7 +120,7 @@ def test_transparent_pixels_take_the_background_before_the_resize(tmp_path):
     rgba[..., 0] = 255
     rgba[:32] = (0, 0, 255, 255)
     (tmp_path / "a.png").write_bytes(png(rgba, "RGBA"))
-    image = DecodedImages(tmp_path, 8, background=(0, 255, 0)).images(torch.tensor([0]))[0]
+    image = open_source(tmp_path, 8, background=(0, 255, 0)).images(torch.tensor([0]))[0]
     assert image[0].max() == 0
     assert image[:, 7, 4].tolist() == [0, 255, 0]
     assert image[:, 0, 4].tolist() == [0, 0, 255]
@@ -131,7 +131,7 @@ def test_resizing_filters(tmp_path):
     stripes = np.zeros((64, 64, 3))
     stripes[:, ::2] = 255
     (tmp_path / "a.png").write_bytes(png(stripes))
-    image = DecodedImages(tmp_path, 8).images(torch.tensor([0]))
+    image = open_source(tmp_path, 8).images(torch.tensor([0]))
     assert (image.float() - 127.5).abs().max() < 8
 
 
@@ -139,7 +139,7 @@ def test_the_middle_square_is_taken(tmp_path):
     wide = np.zeros((16, 48, 3))
     wide[:, 16:32] = 200
     (tmp_path / "a.png").write_bytes(png(wide))
-    assert (DecodedImages(tmp_path, 16).images(torch.tensor([0])) == 200).all()
+    assert (open_source(tmp_path, 16).images(torch.tensor([0])) == 200).all()
 
 
 def test_zip_and_folder_give_the_same_images(tmp_path):
@@ -152,7 +152,7 @@ def test_zip_and_folder_give_the_same_images(tmp_path):
             (folder / f"{i}.png").write_bytes(data)
             archive.writestr(f"deep/{i}.png", data)
         archive.writestr("readme.txt", "no image")
-    a, b = DecodedImages(tmp_path / "folder", 8), open_source(str(tmp_path / "set.zip"), 8)
+    a, b = open_source(tmp_path / "folder", 8), open_source(str(tmp_path / "set.zip"), 8)
     assert len(a) == len(b) == 3
     torch.testing.assert_close(a.images(torch.arange(3)), b.images(torch.arange(3)))
 
@@ -164,8 +164,8 @@ def test_broken_files_are_named_and_skipped(tmp_path, caplog):
     (tmp_path / "empty.jpg").write_bytes(b"")
     (tmp_path / "text.png").write_text("not an image")
     with caplog.at_level(logging.WARNING):
-        assert len(DecodedImages(tmp_path, 8)) == 1
-    for name in ("cut.png", "empty.jpg", "text.png", "skipped 3 of 4"):
+        assert len(open_source(tmp_path, 8)) == 1
+    for name in ("cut.png", "empty.jpg", "text.png", "skipped 3 of 4 images"):
         assert name in caplog.text
 
 
@@ -178,7 +178,7 @@ def test_a_broken_zip_entry_is_skipped(tmp_path, caplog):
     data[data.index(b"IDAT") + 6] ^= 0xFF  # of a.png: its checksum no longer holds
     path.write_bytes(data)
     with caplog.at_level(logging.WARNING):
-        assert len(DecodedImages(path, 8)) == 1
+        assert len(open_source(path, 8)) == 1
     assert "a.png" in caplog.text
 
 
@@ -195,7 +195,7 @@ def test_no_usable_image(tmp_path):
 
 
 def test_missing_data(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no folder or zip"):
+    with pytest.raises(FileNotFoundError, match="there is no folder, zip"):
         open_source(str(tmp_path / "nothing"), 8)
     (tmp_path / "file").write_text("x")
     with pytest.raises(ValueError, match="neither a folder nor a zip"):
