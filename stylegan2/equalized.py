@@ -74,3 +74,8 @@ class EqualizedConv2d(nn.Module):
     def forward(self, x: Float[Tensor, "batch in_features h w"]) -> Float[Tensor, "batch out_features h2 w2"]:
         bias = None if self.bias is None else self.bias * self.bias_scale
         return F.conv2d(x, self.weight(), bias, stride=self.stride, padding=self.padding)
+
+
+def at_least_float32(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """bfloat16 and float16 as float32, for statistics, images and scores; float32 and float64 stay as they are."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,10 +1,10 @@
-"""The StyleGAN2 generator: style blocks on a learned constant, and a skip path that sums RGB images.
+"""The StyleGAN2 generators: style blocks on a learned constant, and two ways to come to an image, skip and residual.
 
-Source: Karras et al. (arXiv 1912.04958), figures 2d and 7b.
+Source: Karras et al. (arXiv 1912.04958), figures 2d and 7. The published networks have the skip form, `Generator`.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -12,43 +12,60 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from stylegan2.equalized import EqualizedLinear
+from stylegan2.equalized import EqualizedConv2d, EqualizedLinear, at_least_float32
 from stylegan2.modulation import Conv2dWeightModulate
 from stylegan2.resample import UpSample
 
 NoiseMap = Float[Tensor, "_ 1 _ _"]
+LayerNoise = NoiseMap | Literal["random", "const"] | None
 Noise = Sequence[tuple[NoiseMap | None, NoiseMap | None]] | Literal["random", "const"] | None
 
 
-class StyleBlock(nn.Module):
+class NoisyActivation(nn.Module):
+    """What follows a style-based layer's convolution: noise, bias, leaky ReLU with gain √2.
+
+    Args:
+        features: channels.
+        resolution: the stored noise map has this size.
+        strengths: shape of the learned noise strength, which starts at 0: one number (StyleGAN2) or one per map.
+    """
+
+    noise_const: Tensor
+
+    def __init__(self, features: int, resolution: int, strengths: tuple[int, ...] = ()):
+        super().__init__()
+        self.noise_strength = nn.Parameter(torch.zeros(strengths))
+        self.bias = nn.Parameter(torch.zeros(features))
+        self.register_buffer("noise_const", torch.randn(1, 1, resolution, resolution))
+
+    def activate(self, x: Float[Tensor, "batch features h w"],
+                 noise: LayerNoise) -> Float[Tensor, "batch features h w"]:
+        shift = self.bias[:, None, None]  # [features, 1, 1]
+        if noise is not None:
+            if isinstance(noise, str):
+                noise = self.noise_const if noise == "const" else torch.randn_like(x[:, :1], dtype=shift.dtype)
+            shift = shift + noise * self.noise_strength[..., None, None]  # [batch, features, h, w]
+        return F.leaky_relu(x + shift.to(x.dtype), 0.2) * math.sqrt(2)
+
+
+class StyleBlock(NoisyActivation):
     """Modulated 3×3 convolution, noise, bias, leaky ReLU with gain √2.
 
     Args:
         d_latent: size of w.
         in_features, out_features: channels.
-        resolution: of the output; the stored noise map has this size.
+        resolution: of the output.
         up: double the resolution on the way.
     """
 
-    noise_const: Tensor
-
     def __init__(self, d_latent: int, in_features: int, out_features: int, resolution: int, up: bool = False):
-        super().__init__()
+        super().__init__(out_features, resolution)
         self.to_style = EqualizedLinear(d_latent, in_features, bias=1.0)
         self.conv = Conv2dWeightModulate(in_features, out_features, kernel_size=3, up=up)
-        self.noise_strength = nn.Parameter(torch.zeros([]))
-        self.bias = nn.Parameter(torch.zeros(out_features))
-        self.register_buffer("noise_const", torch.randn(1, 1, resolution, resolution))
 
     def forward(self, x: Float[Tensor, "batch in_features h w"], w: Float[Tensor, "batch d_latent"],
-                noise: NoiseMap | Literal["random", "const"] | None) -> Float[Tensor, "batch out_features h2 w2"]:
-        x = self.conv(x, self.to_style(w))
-        shift = self.bias[:, None, None]  # [out, 1, 1]
-        if noise is not None:
-            if isinstance(noise, str):
-                noise = self.noise_const if noise == "const" else torch.randn_like(x[:, :1], dtype=torch.float32)
-            shift = shift + noise * self.noise_strength  # [batch, out, h, w]
-        return F.leaky_relu(x + shift.to(x.dtype), 0.2) * math.sqrt(2)
+                noise: LayerNoise) -> Float[Tensor, "batch out_features h2 w2"]:
+        return self.activate(self.conv(x, self.to_style(w)), noise)
 
 
 class ToRGB(nn.Module):
@@ -67,33 +84,61 @@ class ToRGB(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch features h w"],
                 w: Float[Tensor, "batch d_latent"]) -> Float[Tensor, "batch 3 h w"]:
-        return self.conv(x, self.to_style(w)).float() + self.bias[:, None, None]
+        return at_least_float32(self.conv(x, self.to_style(w))) + self.bias[:, None, None]
 
 
-class GeneratorBlock(nn.Module):
-    """Two style blocks, the first of which doubles the resolution, and what they add to the image.
+class StylePair(nn.Module):
+    """The two style blocks of a resolution, the first of which doubles it.
 
     Args:
         d_latent: size of w.
         in_features, out_features: channels.
         resolution: of the output.
+        style_block: builds them: `StyleBlock`, or `stylegan1.AdaINBlock`.
     """
 
-    def __init__(self, d_latent: int, in_features: int, out_features: int, resolution: int):
+    def __init__(self, d_latent: int, in_features: int, out_features: int, resolution: int,
+                 style_block: Callable[..., nn.Module] = StyleBlock):
         super().__init__()
-        self.style_block1 = StyleBlock(d_latent, in_features, out_features, resolution, up=True)
-        self.style_block2 = StyleBlock(d_latent, out_features, out_features, resolution)
+        self.style_block1 = style_block(d_latent, in_features, out_features, resolution, up=True)
+        self.style_block2 = style_block(d_latent, out_features, out_features, resolution)
+
+    def features(self, x: Float[Tensor, "batch in_features h w"], w: Float[Tensor, "_ batch d_latent"],
+                 noise) -> Float[Tensor, "batch out_features h2 w2"]:
+        """What the two make of x, with w[0] and w[1]."""
+        return self.style_block2(self.style_block1(x, w[0], noise[0]), w[1], noise[1])
+
+
+class GeneratorBlock(StylePair):
+    """A block of the skip generator: two style blocks, and what they add to the image."""
+
+    def __init__(self, d_latent: int, in_features: int, out_features: int, resolution: int,
+                 style_block: Callable[..., nn.Module] = StyleBlock):
+        super().__init__(d_latent, in_features, out_features, resolution, style_block)
         self.to_rgb = ToRGB(d_latent, out_features)
 
     def forward(self, x: Float[Tensor, "batch in_features h w"], w: Float[Tensor, "3 batch d_latent"],
                 noise) -> tuple[Float[Tensor, "batch out_features h2 w2"], Float[Tensor, "batch 3 h2 w2"]]:
-        x = self.style_block1(x, w[0], noise[0])
-        x = self.style_block2(x, w[1], noise[1])
+        x = self.features(x, w, noise)
         return x, self.to_rgb(x, w[2])
 
 
-class Generator(nn.Module):
-    """w and noise to images.
+class ResidualBlock(StylePair):
+    """A block of the residual generator: two style blocks beside a 1×1 convolution; √½ keeps the sum's variance."""
+
+    def __init__(self, d_latent: int, in_features: int, out_features: int, resolution: int,
+                 style_block: Callable[..., nn.Module] = StyleBlock):
+        super().__init__(d_latent, in_features, out_features, resolution, style_block)
+        self.residual = nn.Sequential(
+            EqualizedConv2d(in_features, out_features, kernel_size=1, bias=False), UpSample())
+
+    def forward(self, x: Float[Tensor, "batch in_features h w"], w: Float[Tensor, "_ batch d_latent"],
+                noise) -> Float[Tensor, "batch out_features h2 w2"]:
+        return (self.residual(x) + self.features(x, w, noise)) * math.sqrt(0.5)
+
+
+class StyleGenerator(nn.Module):
+    """What all style-based generators share: the constant, the blocks, and how w and noise are dealt out to them.
 
     A block at resolution r = 4, 8, …, 2^log_resolution has min(max_features, n_features · 2^(log_resolution − log₂ r))
     channels.
@@ -103,26 +148,73 @@ class Generator(nn.Module):
         d_latent: size of w.
         n_features: channels at the highest resolution.
         max_features: limit for the low resolutions.
+        style_block: what a layer is: `StyleBlock` (demodulation) or `stylegan1.AdaINBlock`.
 
     Raises:
         ValueError: log_resolution is less than 2.
     """
 
-    def __init__(self, log_resolution: int, d_latent: int, n_features: int = 32, max_features: int = 512):
+    block: Callable[..., nn.Module]
+
+    def __init__(self, log_resolution: int, d_latent: int, n_features: int = 32, max_features: int = 512,
+                 style_block: Callable[..., nn.Module] = StyleBlock):
         super().__init__()
-        features = features_of_blocks(log_resolution, n_features, max_features)
+        self.features = features = features_of_blocks(log_resolution, n_features, max_features)
         self.n_blocks, self.d_latent = len(features), d_latent
         self.initial_constant = nn.Parameter(torch.randn(1, features[0], 4, 4))
-        self.style_block = StyleBlock(d_latent, features[0], features[0], resolution=4)
-        self.to_rgb = ToRGB(d_latent, features[0])
+        self.style_block = style_block(d_latent, features[0], features[0], resolution=4)
         self.blocks = nn.ModuleList(
-            GeneratorBlock(d_latent, features[i - 1], features[i], resolution=4 << i) for i in range(1, self.n_blocks))
-        self.up_sample = UpSample()
+            self.block(d_latent, features[i - 1], features[i], 4 << i, style_block) for i in range(1, self.n_blocks))
 
     @property
     def n_layers(self) -> int:
         """How many w the generator takes when it takes one per layer, 2·log₂(resolution) − 2."""
         return 2 * self.n_blocks
+
+    def layers_of_block(self, i: int) -> slice:
+        """Two for the first (convolution, toRGB), three for the others (two convolutions, toRGB): a block's toRGB
+        shares its w with the next block's first layer.
+        """
+        return slice(max(0, 2 * i - 1), 2 * i + 2)
+
+    def constant(self, batch: int) -> Float[Tensor, "batch features 4 4"]:
+        """What every image starts from."""
+        return self.initial_constant.expand(batch, -1, -1, -1).contiguous(memory_format=torch.channels_last)
+
+    def w_of_blocks(self, w: Float[Tensor, "blocks_or_layers batch d_latent"]) -> list[Tensor]:
+        """The w of every block, a slice each of one w per layer, or three times one w per block."""
+        if len(w) == self.n_layers:
+            return [w[self.layers_of_block(i)] for i in range(self.n_blocks)]
+        if len(w) == self.n_blocks:
+            return [w_block.expand(3, -1, -1) for w_block in w]
+        raise ValueError(f"w has length {len(w)}: this generator takes one w per block ({self.n_blocks}) or one per "
+                         f"layer ({self.n_layers}), stacked on the first axis. For one w everywhere: "
+                         f"w.expand({self.n_blocks}, -1, -1)")
+
+    def noise_of_blocks(self, input_noise: Noise) -> Sequence:
+        """A pair per block, whatever form the noise was given in."""
+        if input_noise is None or isinstance(input_noise, str):
+            if input_noise not in (None, "random", "const"):
+                raise ValueError(f"input_noise is {input_noise!r}: it is a list of pairs, 'random', 'const' or None")
+            return [(input_noise, input_noise)] * self.n_blocks
+        if len(input_noise) != self.n_blocks:
+            raise ValueError(f"input_noise has {len(input_noise)} pairs; this generator has {self.n_blocks} blocks")
+        return input_noise
+
+
+class Generator(StyleGenerator):
+    """The skip generator, the published one: the image is the sum of what every resolution adds to it.
+
+    Args: as in `StyleGenerator`.
+    """
+
+    block = GeneratorBlock
+
+    def __init__(self, log_resolution: int, d_latent: int, n_features: int = 32, max_features: int = 512,
+                 style_block: Callable[..., nn.Module] = StyleBlock):
+        super().__init__(log_resolution, d_latent, n_features, max_features, style_block)
+        self.to_rgb = ToRGB(d_latent, self.features[0])
+        self.up_sample = UpSample()
 
     def forward(self, w: Float[Tensor, "blocks_or_layers batch d_latent"],
                 input_noise: Noise = "random") -> Float[Tensor, "batch 3 height width"]:
@@ -137,35 +229,37 @@ class Generator(nn.Module):
         Raises:
             ValueError: the number of w, or of noise pairs, is not the number of blocks or layers.
         """
-        w_first, w_blocks = self.w_of_blocks(w)
-        noise = self.noise_of_blocks(input_noise)
-        x = self.initial_constant.expand(w.shape[1], -1, -1, -1).contiguous(memory_format=torch.channels_last)
-        x = self.style_block(x, w_first[0], noise[0][1])
+        w_first, *w_blocks = self.w_of_blocks(w)
+        noise_first, *noise_blocks = self.noise_of_blocks(input_noise)
+        x = self.style_block(self.constant(w.shape[1]), w_first[0], noise_first[1])
         rgb = self.to_rgb(x, w_first[1])
-        for block, w_block, noise_block in zip(self.blocks, w_blocks, noise[1:], strict=True):
-            x, rgb_block = block(x, w_block, noise_block)
+        for block, w_block, noise in zip(self.blocks, w_blocks, noise_blocks, strict=True):
+            x, rgb_block = block(x, w_block, noise)
             rgb = self.up_sample(rgb) + rgb_block
         return rgb
 
-    def w_of_blocks(self, w: Float[Tensor, "blocks_or_layers batch d_latent"]) -> tuple[Tensor, list[Tensor]]:
-        """The two w of the first block (convolution, toRGB) and the three of every other (two convolutions, toRGB)."""
-        if len(w) == self.n_layers:
-            return w[:2], [w[2 * i - 1:2 * i + 2] for i in range(1, self.n_blocks)]
-        if len(w) == self.n_blocks:
-            return w[0].expand(2, -1, -1), [w[i].expand(3, -1, -1) for i in range(1, self.n_blocks)]
-        raise ValueError(f"w has length {len(w)}: this generator takes one w per block ({self.n_blocks}) or one per "
-                         f"layer ({self.n_layers}), stacked on the first axis. For one w everywhere: "
-                         f"w.expand({self.n_blocks}, -1, -1)")
 
-    def noise_of_blocks(self, input_noise: Noise) -> Sequence:
-        """A pair per block, whatever form the noise was given in."""
-        if input_noise is None or isinstance(input_noise, str):
-            if input_noise not in (None, "random", "const"):
-                raise ValueError(f"input_noise is {input_noise!r}: it is a list of pairs, 'random', 'const' or None")
-            return [(input_noise, input_noise)] * self.n_blocks
-        if len(input_noise) != self.n_blocks:
-            raise ValueError(f"input_noise has {len(input_noise)} pairs; this generator has {self.n_blocks} blocks")
-        return input_noise
+class ResidualGenerator(StyleGenerator):
+    """The residual generator: blocks with a shortcut, and one toRGB, after the last of them.
+
+    Args: as in `StyleGenerator`; w, noise and errors as in `Generator`.
+    """
+
+    block = ResidualBlock
+
+    def __init__(self, log_resolution: int, d_latent: int, n_features: int = 32, max_features: int = 512,
+                 style_block: Callable[..., nn.Module] = StyleBlock):
+        super().__init__(log_resolution, d_latent, n_features, max_features, style_block)
+        self.to_rgb = ToRGB(d_latent, self.features[-1])
+
+    def forward(self, w: Float[Tensor, "blocks_or_layers batch d_latent"],
+                input_noise: Noise = "random") -> Float[Tensor, "batch 3 height width"]:
+        w_first, *w_blocks = w_of_blocks = self.w_of_blocks(w)
+        noise_first, *noise_blocks = self.noise_of_blocks(input_noise)
+        x = self.style_block(self.constant(w.shape[1]), w_first[0], noise_first[1])
+        for block, w_block, noise in zip(self.blocks, w_blocks, noise_blocks, strict=True):
+            x = block(x, w_block, noise)
+        return self.to_rgb(x, w_of_blocks[-1][-1])
 
 
 def features_of_blocks(log_resolution: int, n_features: int, max_features: int) -> list[int]:

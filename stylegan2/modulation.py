@@ -1,7 +1,7 @@
-"""Styles that scale feature maps: weight modulation and demodulation.
+"""Styles that scale feature maps: AdaIN, which measures each map first, and weight demodulation, which does not.
 
-Source: Karras et al., Analyzing and Improving the Image Quality of StyleGAN (arXiv 1912.04958), section 2.2, equations
-1-3.
+Sources: adaptive instance normalisation from StyleGAN (arXiv 1812.04948), equation 1; modulation and demodulation from
+StyleGAN2 (arXiv 1912.04958), section 2.2, equations 1-3.
 """
 
 import math
@@ -11,7 +11,34 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from stylegan2.equalized import EqualizedLinear, at_least_float32
 from stylegan2.resample import Smooth
+
+
+class AdaIN(nn.Module):
+    """Adaptive instance normalisation: y_s·(x − μ)/σ + y_b, with μ and σ measured on every map of every sample.
+
+    The style y = (y_s, y_b) is an affine map of w; y_s starts around 1, y_b around 0.
+
+    Args:
+        d_latent: size of w.
+        features: channels.
+        eps: added to the variance.
+    """
+
+    def __init__(self, d_latent: int, features: int, eps: float = 1e-8):
+        super().__init__()
+        self.to_scale = EqualizedLinear(d_latent, features, bias=1.0)
+        self.to_shift = EqualizedLinear(d_latent, features)
+        self.eps = eps
+
+    def forward(self, x: Float[Tensor, "batch features h w"],
+                w: Float[Tensor, "batch d_latent"]) -> Float[Tensor, "batch features h w"]:
+        y_s, y_b = self.to_scale(w)[:, :, None, None], self.to_shift(w)[:, :, None, None]
+        wide = at_least_float32(x)
+        centred = wide - wide.mean(dim=(2, 3), keepdim=True)
+        variance = centred.square().mean(dim=(2, 3), keepdim=True)  # biased; [batch, features, 1, 1]
+        return (centred * (y_s * torch.rsqrt(variance + self.eps)) + y_b).to(x.dtype)
 
 
 class Conv2dWeightModulate(nn.Module):
@@ -33,10 +60,11 @@ class Conv2dWeightModulate(nn.Module):
         up: double the resolution with a transposed convolution of stride 2, followed by the low-pass filter.
     """
 
-    def __init__(self, in_features: int, out_features: int, kernel_size: int, demodulate: bool = True,
-                 eps: float = 1e-8, up: bool = False):
+    def __init__(self, in_features: int, out_features: int, kernel_size: int,
+                 demodulate: bool = True, eps: float = 1e-8, up: bool = False):
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(out_features, in_features, kernel_size, kernel_size))
+        shape = (out_features, in_features, kernel_size, kernel_size)
+        self.weight = nn.Parameter(torch.randn(shape))
         self.demodulate, self.eps = demodulate, eps
         self.smooth = Smooth(padding=1, gain=4.0) if up else None
 
@@ -44,30 +72,36 @@ class Conv2dWeightModulate(nn.Module):
                 s: Float[Tensor, "batch in_features"]) -> Float[Tensor, "batch out_features h2 w2"]:
         if not self.demodulate:
             s = s / math.sqrt(self.weight[0].numel())
-        form = self.scale_weights if weights_are_smaller(x, self.weight) else self.scale_activations
-        return form(x, s)
+        if weights_are_smaller(x, self.weight):
+            return self.scale_weights(x, s)
+        return self.scale_activations(x, s)
 
-    def scale_activations(self, x: Float[Tensor, "batch in_features h w"],
-                          s: Float[Tensor, "batch in_features"]) -> Float[Tensor, "batch out_features h2 w2"]:
+    def scale_activations(
+            self, x: Float[Tensor, "batch in_features h w"],
+            s: Float[Tensor, "batch in_features"]) -> Float[Tensor, "batch out_features h2 w2"]:
         """s on the way in, σ⁻¹ on the way out; the weight is shared by the batch."""
         x = self.convolve(x * s[:, :, None, None].to(x.dtype), self.weight)
         if self.demodulate:
-            x = x * inverse_std(self.weight, s, self.eps)[:, :, None, None].to(x.dtype)
+            scale = inverse_std(self.weight, s, self.eps)  # [batch, out]
+            x = x * scale[:, :, None, None].to(x.dtype)
         return x
 
-    def scale_weights(self, x: Float[Tensor, "batch in_features h w"],
-                      s: Float[Tensor, "batch in_features"]) -> Float[Tensor, "batch out_features h2 w2"]:
+    def scale_weights(
+            self, x: Float[Tensor, "batch in_features h w"],
+            s: Float[Tensor, "batch in_features"]) -> Float[Tensor, "batch out_features h2 w2"]:
         """One weight per sample, applied to the whole batch as a convolution with a group per sample."""
         batch = x.shape[0]
         weight = self.weight * s[:, None, :, None, None]  # [batch, out, in, k, k]
         if self.demodulate:
-            weight = weight * torch.rsqrt(weight.square().sum(dim=(2, 3, 4), keepdim=True) + self.eps)
+            energy = weight.square().sum(dim=(2, 3, 4), keepdim=True)  # [batch, out, 1, 1, 1]
+            weight = weight * torch.rsqrt(energy + self.eps)
         x = x.reshape(1, -1, *x.shape[2:])  # [1, batch·in, h, w]
-        x = self.convolve(x, weight.flatten(0, 1).to(x.dtype), groups=batch)  # [1, batch·out, h2, w2]
-        return x.reshape(batch, -1, *x.shape[2:])
+        x = self.convolve(x, weight.flatten(0, 1).to(x.dtype), groups=batch)
+        return x.reshape(batch, -1, *x.shape[2:])  # from [1, batch·out, h2, w2]
 
-    def convolve(self, x: Float[Tensor, "batch channels h w"], weight: Float[Tensor, "out in k k"],
-                 groups: int = 1) -> Float[Tensor, "batch out2 h2 w2"]:
+    def convolve(
+            self, x: Float[Tensor, "batch channels h w"], weight: Float[Tensor, "out in k k"],
+            groups: int = 1) -> Float[Tensor, "batch out2 h2 w2"]:
         """Same size, or twice the size when `up`."""
         if self.smooth is None:
             return F.conv2d(x, weight, padding=weight.shape[-1] // 2, groups=groups)
@@ -79,14 +113,17 @@ class Conv2dWeightModulate(nn.Module):
 def inverse_std(weight: Float[Tensor, "out in k k"], s: Float[Tensor, "batch in"],
                 eps: float) -> Float[Tensor, "batch out"]:
     """1/√(Σ_{i,k} (s_i·w_oik)² + ε) of equation 3, without building a weight per sample: Σ_i s_i²·(Σ_k w_oik²)."""
-    with torch.autocast(s.device.type, enabled=False):  # a sum of squares wants more than 8 bits
+    # A sum of squares wants more than bfloat16's 8 bits.
+    with torch.autocast(s.device.type, enabled=False):
         energy = weight.square().sum(dim=(2, 3))  # [out, in]
         return torch.rsqrt(F.linear(s.to(weight.dtype).square(), energy) + eps)
 
 
-def weights_are_smaller(x: Float[Tensor, "batch in h w"], weight: Float[Tensor, "out in k k"]) -> bool:
+def weights_are_smaller(x: Float[Tensor, "batch in h w"],
+                        weight: Float[Tensor, "out in k k"]) -> bool:
     """Whether one weight per sample is less to write than the scaled activations, on a device that runs groups well.
 
     A CPU does not: there scaled activations win or tie for the shapes of these networks (benchmarks/README.md).
     """
-    return x.device.type != "cpu" and weight.numel() < sum(weight.shape[:2]) * x.shape[2] * x.shape[3]
+    activations = sum(weight.shape[:2]) * x.shape[2] * x.shape[3]  # per sample: in and out
+    return x.device.type != "cpu" and weight.numel() < activations

@@ -1,7 +1,7 @@
 """Losses that are made of gradients.
 
-Sources: R1 from Mescheder et al. (arXiv 1801.04406), equation 9; path length from StyleGAN2 (arXiv 1912.04958),
-equation 4.
+Sources: R1 and R2 from Mescheder et al. (arXiv 1801.04406), equation 9; WGAN-GP from Gulrajani et al. (arXiv
+1704.00028), equation 3; path length from StyleGAN2 (arXiv 1912.04958), equation 4.
 """
 
 import math
@@ -12,23 +12,57 @@ from torch import Tensor, nn
 
 
 class GradientPenalty(nn.Module):
-    """R1 without its weight: E‖∇ₓD(x)‖² over real images; the loss is γ/2 times this."""
+    """R1 without its weight: E‖∇ₓD(x)‖² over real images (R2: over generated ones); the loss is γ/2 times this."""
 
     def forward(self, x: Float[Tensor, "batch channels h w"], d: Float[Tensor, "batch 1"]) -> Float[Tensor, ""]:
         """
         Args:
-            x: real images with `requires_grad`. γ counts in their units: [−1, 1] here.
+            x: images with `requires_grad`. γ counts in their units: [−1, 1] here.
             d: the scores of x.
 
         Raises:
             ValueError: x does not require a gradient.
         """
-        if not x.requires_grad:
-            raise ValueError("the images do not require a gradient: call x.requires_grad_() before the discriminator "
-                             "sees them")
-        # Samples do not see each other's score but through minibatch std, so the gradient of the sum is each one's own.
-        gradient, = torch.autograd.grad(d.sum(), x, create_graph=True)  # [batch, channels, h, w]
-        return gradient.square().sum(dim=(1, 2, 3)).mean()
+        return squared_gradient_norms(x, d).mean()
+
+
+class WassersteinGradientPenalty(nn.Module):
+    """WGAN-GP without its weight: E(‖∇ₓD(x̂)‖ − 1)² over `interpolates`; the loss is λ = 10 times this."""
+
+    def forward(self, x: Float[Tensor, "batch channels h w"], d: Float[Tensor, "batch 1"]) -> Float[Tensor, ""]:
+        """
+        Args:
+            x: `interpolates(real, fake)`.
+            d: the scores of x.
+
+        Raises:
+            ValueError: x does not require a gradient.
+        """
+        return (root(squared_gradient_norms(x, d)) - 1).square().mean()
+
+
+def interpolates(real: Float[Tensor, "batch channels h w"],
+                 fake: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch channels h w"]:
+    """x̂ = real + t·(fake − real), t ∈ [0, 1] drawn per sample: leaves that require a gradient."""
+    t = torch.rand(len(real), 1, 1, 1, device=real.device, dtype=real.dtype)
+    return torch.lerp(real.detach(), fake.detach(), t).requires_grad_()
+
+
+def squared_gradient_norms(x: Float[Tensor, "batch channels h w"],
+                           d: Float[Tensor, "batch 1"]) -> Float[Tensor, "batch"]:
+    """‖∇ₓD(x)‖² per sample, differentiable."""
+    if not x.requires_grad:
+        raise ValueError("the images do not require a gradient: call x.requires_grad_() before the discriminator "
+                         "sees them")
+    # Samples do not see each other's score but through minibatch std, so the gradient of the sum is each one's own.
+    gradient, = torch.autograd.grad(d.sum(), x, create_graph=True)  # [batch, channels, h, w]
+    return gradient.square().sum(dim=(1, 2, 3))
+
+
+def root(squares: Float[Tensor, "batch"]) -> Float[Tensor, "batch"]:
+    """√, with the gradient 0 at 0, where that of `torch.sqrt` is infinite and makes NaN of any chain it is in."""
+    zero = squares == 0
+    return squares.masked_fill(zero, 1).sqrt().masked_fill(zero, 0)
 
 
 class PathLengthPenalty(nn.Module):
@@ -78,4 +112,4 @@ def path_lengths(w: Float[Tensor, "layers batch d_latent"], x: Float[Tensor, "ba
     if y is None:
         y = torch.randn_like(x) / math.sqrt(x.shape[2] * x.shape[3])
     gradient, = torch.autograd.grad((x * y).sum(), w, create_graph=True)  # Jᵀy, [layers, batch, d_latent]
-    return gradient.square().sum(dim=2).mean(dim=0).sqrt()
+    return root(gradient.square().sum(dim=2).mean(dim=0))
