@@ -93,12 +93,12 @@ def load_adam(name: str, adam: torch.optim.Optimizer, tensors: dict[str, Tensor]
 
 
 def load_module(name: str, module: torch.nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """Put back a module's state_dict that was saved under the prefix `name`.
+    """Put back a module's state_dict that was saved under the prefix `name` (or, when that is empty, under none).
 
     Raises:
         CheckpointError: a tensor is missing, is one too many, or has another shape; the first is named.
     """
-    prefix = name + "."
+    prefix = name + "." if name else ""
     saved = {key[len(prefix):]: value for key, value in tensors.items() if key.startswith(prefix)}
     wanted = module.state_dict()
     for key in sorted(saved.keys() ^ wanted.keys()):

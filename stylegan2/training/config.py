@@ -9,27 +9,38 @@ from typing import Literal
 from stylegan2.data import check_resolution
 from stylegan2.training.checkpoint import write_text
 
+Model = Literal["progan", "stylegan", "stylegan2"]
+
 
 @dataclass(frozen=True)
 class Settings:
     """Everything that decides what a run computes; written to settings.json in its folder.
 
     Raises:
-        ValueError: a value is out of its range, or the batch does not suit the minibatch standard deviation.
+        ValueError: a value is out of its range, or two do not go together.
     """
 
+    model: Model = "stylegan2"
+    """Which generation's settings the others start from: progan, stylegan, or stylegan2."""
     data: str = "toyfaces"
-    """What to train on: toyfaces (procedural, needs no download), or the path of a folder or zip of images."""
+    """What to train on: toyfaces (procedural, needs no download), the name of a public set (cifar10, fashion-mnist, …),
+    or the path of a folder, zip or array of images."""
     resolution: int = 32
     """Side of the images in pixels, a power of two."""
     background: tuple[int, int, int] = (255, 255, 255)
     """Colour behind transparent pixels, red green blue from 0 to 255."""
     x_flip: bool = False
     """Mirror half of the real images at random; doubles a set of symmetric things."""
+    labels: bool = False
+    """Train with the classes of the images: the generator is told which to draw, the discriminator which it sees."""
     images: int = 100_000
     """Train until the discriminator has seen this many real images."""
     batch_size: int = 32
-    """Images per step: a multiple of 4 (the groups of the minibatch standard deviation), or less than 4."""
+    """Images per step, over all processes: a multiple of 4 (the groups of the minibatch standard deviation) in each
+    part that is computed at once, or less than 4."""
+    accumulate: int = 1
+    """Parts in which each process takes its share of a batch, one after the other; the gradients are the same, the
+    memory is less."""
     n_features: int = 16
     """Channels at the highest resolution; they double with each halving of it."""
     max_features: int = 128
@@ -37,51 +48,123 @@ class Settings:
     d_latent: int = 128
     """Size of z and w."""
     mapping_layers: int = 8
-    """Layers of the mapping network."""
+    """Layers of the mapping network; 0 only normalises z, as Progressive GAN does."""
+    style: Literal["demodulation", "adain", "none"] = "demodulation"
+    """How w enters the generator: modulated and demodulated weights (StyleGAN2), AdaIN (StyleGAN), or only as the input
+    of the first layer (Progressive GAN)."""
+    generator: Literal["skip", "residual", "plain"] = "skip"
+    """Architecture: a sum of RGB images, residual blocks, or one chain of layers."""
+    discriminator: Literal["residual", "skip", "plain"] = "residual"
+    """Architecture, as that of the generator."""
+    growing: bool = False
+    """Start at a low resolution and fade the higher ones in; both architectures must be plain."""
+    grow_from: int = 8
+    """Resolution at which a growing run starts."""
+    grow_images: int = 10_000
+    """Images for which a growing run stays at a resolution, and for which it then fades in the next."""
+    noise: bool = False
+    """Feed noise maps to the generator, for what is random in photographs (curls, pores, leaves). A short run does
+    better without: before it can draw edges, the generator fakes them with noise and is slow to let go."""
+    style_mixing: float = 0.9
+    """Probability that a batch takes its w from two z, the second from a random layer on."""
+    loss: Literal["logistic", "wasserstein", "hinge"] = "logistic"
+    """Of the game: non-saturating logistic, Wasserstein with its own gradient penalty and drift, or hinge."""
     learning_rate: float = 0.015
     """Of Adam, for both players, before the lazy correction; the mapping network learns at a hundredth of it. This
     default is for a small network and a short run; the papers have 0.0025, for 512 features and 25 million images."""
     r1_gamma: float = 0.3
-    """Weight γ of R1, for pixels in [-1, 1]. A start for another set: 0.0002·resolution²/batch_size, then a few times
-    up and down.
-    """
+    """Weight γ of R1, for pixels in [-1, 1]; 0 turns it off. A start for another set: 0.0002·resolution²/batch_size,
+    then a few times up and down."""
     r1_interval: int = 16
-    """Steps between two R1 penalties."""
+    """Steps between two gradient penalties of the discriminator; 1 puts it into the same step as the loss."""
+    wgan_gp_weight: float = 10.0
+    """Weight λ of the gradient penalty that the Wasserstein loss has instead of R1."""
     path_length_weight: float = 2.0
     """Weight of the path-length penalty; 0 turns it off."""
     path_length_interval: int = 4
-    """Steps between two path-length penalties."""
-    style_mixing: float = 0.9
-    """Probability that a batch takes its w from two z, the second from a random layer on."""
-    noise: bool = False
-    """Feed noise maps to the generator, for what is random in photographs (curls, pores, leaves). A short run does
-    better without: before it can draw edges, the generator fakes them with noise and is slow to let go."""
+    """Steps between two path-length penalties; 1 puts it into the same step as the loss."""
+    augment: bool = False
+    """Adaptive augmentation: change what the discriminator sees, real and generated, as much as it takes to keep it
+    from learning a small set by heart."""
+    augment_target: float = 0.6
+    """Mean sign of the scores of real images that the strength of the augmentation is steered to."""
+    augment_images: int = 500_000
+    """Images in which that strength can go from 0 to 1; a short run needs a shorter way."""
     ema_half_life: int = 10_000
     """Images after which the averaged generator has forgotten half."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of the main phases; auto is bf16 on a GPU that has it, else fp32. Penalties are always fp32."""
+    compile: bool = False
+    """Compile the networks for the main phases (torch.compile), which takes a minute or more."""
     seed: int = 0
     """Of the weights, the latents, the noise and the order of the data."""
 
     def __post_init__(self) -> None:
-        for name in ("images", "batch_size", "n_features", "max_features", "d_latent", "mapping_layers",
-                     "learning_rate", "r1_interval", "path_length_interval", "ema_half_life"):
+        for name in ("images", "batch_size", "accumulate", "n_features", "max_features", "d_latent", "learning_rate",
+                     "r1_interval", "path_length_interval", "grow_images", "augment_images", "ema_half_life"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be greater than 0")
+        for name in ("mapping_layers", "r1_gamma", "wgan_gp_weight", "path_length_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must not be negative")
+        for name in ("style_mixing", "augment_target"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be from 0 to 1")
         check_resolution(self.resolution)
-        if self.batch_size > 4 and self.batch_size % 4:
-            raise ValueError(f"batch_size is {self.batch_size}: it must be a multiple of 4 (the groups of the "
-                             "minibatch standard deviation), or less than 4")
+        self.check_parts(1)
+        self.check_networks()
+
+    def check_parts(self, processes: int) -> None:
+        """
+        Raises:
+            ValueError: the batch does not split into parts that suit the minibatch standard deviation.
+        """
+        parts = processes * self.accumulate
+        part = self.batch_size / parts
+        if self.batch_size % parts or (part > 4 and part % 4):
+            raise ValueError(
+                f"batch_size is {self.batch_size}, in {parts} part{'s' * (parts > 1)} ({processes} × accumulate "
+                f"{self.accumulate}) of {part:g} images: each must have a multiple of 4 (the groups of the minibatch "
+                "standard deviation), or less than 4")
+
+    def check_networks(self) -> None:
+        """
+        Raises:
+            ValueError: the architectures do not go together.
+        """
+        if (self.growing or self.style == "none") and (self.generator, self.discriminator) != ("plain", "plain"):
+            what = "growing" if self.growing else "style none (Progressive GAN)"
+            raise ValueError(f"{what} needs generator plain and discriminator plain, not {self.generator} and "
+                             f"{self.discriminator}")
+        if self.growing:
+            check_resolution(self.grow_from)
+            if self.grow_from > self.resolution:
+                raise ValueError(f"grow_from is {self.grow_from}: it must not be above the resolution "
+                                 f"({self.resolution})")
+            if self.compile:
+                raise ValueError("compile does not go with growing: the networks change with every step of a fade")
+        if self.labels and self.style == "none":
+            raise ValueError("labels need a mapping network that takes them: style adain or demodulation")
 
     @property
     def log_resolution(self) -> int:
         return self.resolution.bit_length() - 1
 
+    def stage(self, images: int) -> float:
+        """How far a growing run has grown after so many images: the whole part counts the resolutions above 4² that are
+        there, the fraction is the weight of the one that fades in (Progressive GAN, section A.1)."""
+        first, last = self.grow_from.bit_length() - 3, self.log_resolution - 2
+        faded, position = divmod(max(0.0, images / self.grow_images - 1), 2)
+        return min(first + faded + min(position, 1.0), float(last))
+
     def command(self) -> str:
-        """The command line that trains with these settings: what differs from the defaults is named."""
+        """The command line that trains with these settings: what differs from those of its
+        model is named."""
         words = ["python -m stylegan2 train"]
+        if self.model != Settings.model:
+            words.append(f"--model {self.model}")
         for name, value in dataclasses.asdict(self).items():
-            if value != getattr(Settings, name):
+            if value != getattr(PRESETS[self.model], name):
                 flag = name.replace("_", "-")
                 if isinstance(value, bool):
                     words.append(f"--{flag}" if value else f"--no-{flag}")
@@ -105,3 +188,16 @@ class Settings:
             return Settings(**values)
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise ValueError(f"{path} does not hold the settings of a run: {error}") from error
+
+
+PRESETS: dict[str, Settings] = {
+    "stylegan2": Settings(),
+    "stylegan": Settings(
+        model="stylegan", style="adain", generator="plain", discriminator="plain", growing=True, noise=True,
+        r1_interval=1, path_length_weight=0.0),
+    "progan": Settings(
+        model="progan", style="none", generator="plain", discriminator="plain", growing=True, grow_from=4,
+        mapping_layers=0, style_mixing=0.0, loss="wasserstein", learning_rate=0.003, r1_interval=1,
+        path_length_weight=0.0),
+}
+"""What each generation starts from: its paper's method, at the size and rate of a short run."""

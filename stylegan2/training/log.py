@@ -1,8 +1,14 @@
-"""Where a run's numbers go: labml's tracker on the screen and in the run's folder, and history.jsonl."""
+"""Where a run's numbers go: labml's tracker on the screen and in the run's folder, and history.jsonl.
+
+labml redraws its lines in place, which a terminal and a notebook can show and a file cannot. Where the output is piped,
+plain lines stand in for its screen.
+"""
 
 import contextlib
 import io
 import json
+import sys
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -21,41 +27,72 @@ class Log:
         run: folder of the run.
         settings: shown and recorded by labml.
         images: seen so far; lines of history.jsonl beyond it (of an interrupted run) are dropped.
+        total: images that the run will have seen at its end.
     """
 
-    def __init__(self, run: Path, settings: dict, images: int):
-        self.history = run / "history.jsonl"
+    def __init__(self, run: Path, settings: dict, images: int, total: int):
+        self.history, self.first, self.total = run / "history.jsonl", images, total
+        self.plain = not (sys.stdout.isatty() or "ipykernel" in sys.modules)
         keep_until(self.history, images)
         # labml warns that the run's folder is no repository and has no .labml.yaml: both are as they should be.
         with contextlib.redirect_stdout(io.StringIO()):
             lab.configure({"path": str(run.resolve()), "experiments_path": "labml", "check_repo_dirty": False})
-            experiment.create(name=run.name, writers={"screen", "file"}, python_file=str(run.resolve() / "train"))
+            experiment.create(name=run.name, writers={"file"} if self.plain else {"screen", "file"},
+                              python_file=str(run.resolve() / "train"))
             experiment.configs(dict(settings))
-        for name in ("loss.*", "penalty.*", "score.*", "path_length", "images_per_second"):
+        for name in ("loss.*", "penalty.*", "score.*", "path_length", "augment.*", "images_per_second"):
             tracker.set_scalar(name, name.startswith(("loss", "images")))
 
     def __enter__(self) -> "Log":
-        self.watcher = experiment.start()
-        self.watcher.__enter__()
+        with contextlib.redirect_stdout(io.StringIO()) if self.plain else contextlib.nullcontext():
+            self.watcher = experiment.start()
+            self.watcher.__enter__()
+        self.started = time.perf_counter()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
-        self.watcher.__exit__(kind, error, trace)
-        print()  # labml leaves the cursor at the end of its line
+        with contextlib.redirect_stdout(io.StringIO()) if self.plain else contextlib.nullcontext():
+            self.watcher.__exit__(kind, error, trace)
+        if not self.plain:
+            print()  # labml leaves the cursor at the end of its line
 
     def steps(self, steps: Iterable[int]) -> Iterator[int]:
         """Go through the steps with labml's progress display: images seen, numbers, time a step, time passed and in
         all.
         """
-        return iter(monit.loop(steps))
+        return iter(steps if self.plain else monit.loop(steps))
 
     def write(self, images: int, values: dict[str, float]) -> None:
         """Numbers at so many images seen."""
         tracker.save(images, {key: value for key, value in values.items() if key != "seconds"})
-        tracker.new_line()
+        if self.plain:
+            print(self.line(images, values), flush=True)
+        else:
+            tracker.new_line()
         with open(self.history, "a") as file:
             file.write(json.dumps({"images": images, **{key: round(value, 6) for key, value in values.items()}}) + "\n")
+
+    def line(self, images: int, values: dict[str, float]) -> str:
+        """Images seen, images a second, time left, and what was measured."""
+        left = (time.perf_counter() - self.started) * (self.total - images) / max(1, images - self.first)
+        numbers = "  ".join(f"{key} {value:.3g}" for key, value in values.items()
+                            if key not in ("images_per_second", "seconds"))
+        return (f"{images:,} of {self.total:,} images  {values['images_per_second']:.1f} images/s  "
+                f"{max(0, round(left)) // 60} min {max(0, round(left)) % 60:02} s left  {numbers}")
+
+
+class SilentLog(contextlib.AbstractContextManager):
+    """The log of a process that leaves the writing to another."""
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def steps(self, steps: Iterable[int]) -> Iterator[int]:
+        return iter(steps)
+
+    def write(self, images: int, values: dict[str, float]) -> None:
+        pass
 
 
 def keep_until(history: Path, images: int) -> None:

@@ -1,139 +1,95 @@
-"""The two players, and the four things that a step can do: each player's loss, and each player's penalty."""
-
-import copy
+"""One step of training."""
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from jaxtyping import Float, Int
+from torch import Tensor
 
-from stylegan2.discriminator import Discriminator
 from stylegan2.ema import decay_of, update_average
-from stylegan2.generator import Generator, Noise
-from stylegan2.losses import discriminator_loss, generator_loss
-from stylegan2.mapping import MappingNetwork
-from stylegan2.penalties import GradientPenalty, PathLengthPenalty
-from stylegan2.training.config import Settings
+from stylegan2.progressive import images_at_stage
+from stylegan2.training.phases import Metrics, Part, Phases
+from stylegan2.training.players import Latents, Players
+from stylegan2.training.processes import Processes
+from stylegan2.training.update import Update
 
-Metrics = dict[str, Tensor]
-
-
-class Players(nn.Module):
-    """The networks of a run. One state_dict holds them all.
-
-    Args:
-        settings: of the run.
-    """
-
-    def __init__(self, settings: Settings):
-        super().__init__()
-        s = settings
-        self.mapping = MappingNetwork(s.d_latent, s.mapping_layers)
-        self.generator = Generator(s.log_resolution, s.d_latent, s.n_features, s.max_features)
-        self.discriminator = Discriminator(s.log_resolution, s.n_features, s.max_features)
-        self.path_length = PathLengthPenalty()
-        self.average = copy.deepcopy(nn.ModuleDict({"mapping": self.mapping, "generator": self.generator}))
-        self.average.requires_grad_(False)
-
-    def draw_w(self, batch: int, style_mixing: float) -> Float[Tensor, "layers batch d_latent"]:
-        """w for every layer, from one z, or with probability `style_mixing` from two with a random crossover."""
-        device, layers = self.mapping.mean_w.device, self.generator.n_layers
-        w = self.mapping(torch.randn(batch, self.generator.d_latent, device=device)).expand(layers, -1, -1)
-        if torch.rand([]) < style_mixing:
-            crossover = int(torch.randint(1, layers, []))
-            w2 = self.mapping(torch.randn(batch, self.generator.d_latent, device=device))
-            w = torch.cat([w[:crossover], w2.expand(layers - crossover, -1, -1)])
-        return w
+ADJUST_AUGMENTATION_EVERY = 4  # steps (arXiv 2006.06676, section 3.1)
 
 
 class Step:
     """What happens to the players in one training step.
 
-    Every player has one Adam. A penalty is a step of its own every k steps, with its loss times k, so that Adam counts
-    k + 1 steps where it would count k: StyleGAN2 (arXiv 1912.04958), appendix B, corrects the rate and the betas for
-    it.
+    All processes draw the same latents for the whole batch and take their share of them. What is drawn from torch's own
+    generator (noise maps, augmentation, the directions of path lengths) differs from process to process.
 
     Args:
         players: the networks, on their device.
-        settings: of the run.
+        processes: among which the batches are divided.
+        class_weights: how often each class occurs, for a run with labels.
     """
 
-    def __init__(self, players: Players, settings: Settings):
-        self.players, self.settings = players, settings
-        self.gradient_penalty = GradientPenalty()
-        self.trained = nn.ModuleDict({"mapping": players.mapping, "generator": players.generator})  # as players.average
-        path_interval = settings.path_length_interval if settings.path_length_weight else None
-        self.generator_adam = lazy_adam(self.trained, settings.learning_rate, path_interval)
-        r1_interval = settings.r1_interval if settings.r1_gamma else None
-        self.discriminator_adam = lazy_adam(players.discriminator, settings.learning_rate, r1_interval)
-        self.device = players.mapping.mean_w.device
-        self.noise: Noise = "random" if settings.noise else None
-        self.bf16 = settings.precision == "bf16" or (
-            settings.precision == "auto" and self.device.type == "cuda" and torch.cuda.is_bf16_supported())
+    def __init__(self, players: Players, processes: Processes | None = None,
+                 class_weights: Float[Tensor, "classes"] | None = None):
+        s = players.settings
+        self.players, self.settings, self.class_weights = players, s, class_weights
+        self.processes = processes or Processes(device=players.mapping.mean_w.device)
+        self.phases = Phases(players)
+        self.random = torch.Generator().manual_seed(s.seed + (1 << 32))  # of the latents; the same in all processes
+        self.update_discriminator = Update(
+            players.discriminator, s.learning_rate, s.r1_interval if s.r1_gamma or s.loss == "wasserstein" else None,
+            s.accumulate, self.processes)
+        self.update_generator = Update(
+            players.trained, s.learning_rate, s.path_length_interval if s.path_length_weight else None, s.accumulate,
+            self.processes)
 
-    def __call__(self, step: int, real: Float[Tensor, "batch 3 side side"]) -> Metrics:
-        """One step of both players, and what was measured (detached)."""
-        s = self.settings
-        metrics = self.train_discriminator(real)
-        if s.r1_gamma and step % s.r1_interval == 0:
-            metrics |= self.penalise_discriminator(real)
-        metrics |= self.train_generator(len(real))
-        if s.path_length_weight and step % s.path_length_interval == 0:
-            metrics |= self.penalise_generator(max(1, len(real) // 2))
-        decay = decay_of(len(real), step * len(real), s.ema_half_life)
-        update_average(self.players.average, self.trained, decay)
-        return metrics
+    def __call__(self, step: int, real: Float[Tensor, "share 3 side side"],
+                 labels: Int[Tensor, "share"] | None = None) -> Metrics:
+        """One step of both players.
 
-    def autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+        Args:
+            step: steps made before this one.
+            real: this process's share of the batch, in [−1, 1].
+            labels: their classes, for a run with labels.
 
-    def train_discriminator(self, real: Float[Tensor, "batch 3 side side"]) -> Metrics:
-        """Logistic loss on real and generated images; the generator runs without a graph."""
-        p = self.players
-        with self.autocast():
-            with torch.no_grad():
-                fake = p.generator(p.draw_w(len(real), self.settings.style_mixing), self.noise)
-            real_scores, fake_scores = p.discriminator(real), p.discriminator(fake)
-            loss = discriminator_loss(real_scores, fake_scores)
-        update(self.discriminator_adam, loss)
-        return {"loss.discriminator": loss.detach(), "score.real": real_scores.detach().mean(),
-                "score.fake": fake_scores.detach().mean()}
+        Returns:
+            What was measured in this process (detached).
+        """
+        s, phases = self.settings, self.phases
+        phases.measured = {}
+        if s.growing:
+            stage = s.stage(step * s.batch_size)
+            self.players.set_stage(stage)
+            real = images_at_stage(real, stage)
+        parts = self.parts(real, labels)
+        self.update_discriminator(step, phases.discriminator_loss(parts), phases.discriminator_penalty(parts))
+        latents, fewer = self.draw(s.batch_size), self.draw(max(s.batch_size // 2, s.accumulate * self.processes.count))
+        self.update_generator(step, phases.generator_loss(latents), phases.generator_penalty(fewer))
+        self.follow(step)
+        return phases.measured
 
-    def penalise_discriminator(self, real: Float[Tensor, "batch 3 side side"]) -> Metrics:
-        """γ/2 · R1, times the interval."""
-        real = real.detach().requires_grad_()
-        penalty = self.gradient_penalty(real, self.players.discriminator(real))
-        update(self.discriminator_adam, penalty * (self.settings.r1_gamma / 2 * self.settings.r1_interval))
-        return {"penalty.r1": penalty.detach()}
+    def parts(self, real: Float[Tensor, "share 3 side side"], labels: Int[Tensor, "share"] | None) -> list[Part]:
+        """The parts in which the discriminator gets its batch, each with the latents of as many fakes."""
+        n = self.settings.accumulate
+        return [Part(real[i::n], None if labels is None else labels[i::n], latents)
+                for i, latents in enumerate(self.draw(self.settings.batch_size))]
 
-    def train_generator(self, batch: int) -> Metrics:
-        """Non-saturating loss; the discriminator passes the gradient on without collecting its own."""
-        p = self.players
-        p.discriminator.requires_grad_(False)
-        with self.autocast():
-            w = p.draw_w(batch, self.settings.style_mixing)
-            p.mapping.update_mean(w[0].detach())
-            loss = generator_loss(p.discriminator(p.generator(w, self.noise)))
-        update(self.generator_adam, loss)
-        p.discriminator.requires_grad_(True)
-        return {"loss.generator": loss.detach()}
+    def draw(self, batch: int) -> list[Latents]:
+        """This process's share of the latents of a whole batch, in parts; with probability `style_mixing` from two z."""
+        s, layers, random = self.settings, self.players.generator.n_layers, self.random
+        mixed = layers > 1 and bool(torch.rand([], generator=random) < s.style_mixing)
+        z = torch.randn(1 + mixed, batch, s.d_latent, generator=random)
+        crossover = int(torch.randint(1, layers, [], generator=random)) if mixed else layers
+        labels = None
+        if self.class_weights is not None:
+            labels = torch.multinomial(self.class_weights, batch, replacement=True, generator=random)
+        share = Latents(z, crossover, labels).part(self.processes.rank, self.processes.count)
+        return [share.part(i, s.accumulate).to(self.processes.device) for i in range(s.accumulate)]
 
-    def penalise_generator(self, batch: int) -> Metrics:
-        """Path length, times its weight and the interval."""
+    def follow(self, step: int) -> None:
+        """What follows the players: the running means, the strength of the augmentation, the averaged generator."""
         p, s = self.players, self.settings
-        w = p.draw_w(batch, s.style_mixing)
-        penalty = p.path_length(w, p.generator(w, self.noise))
-        update(self.generator_adam, penalty * (s.path_length_weight * s.path_length_interval))
-        return {"penalty.path_length": penalty.detach(), "path_length": p.path_length.mean_length.clone()}
-
-
-def update(adam: torch.optim.Adam, loss: Float[Tensor, ""]) -> None:
-    """One step of one player."""
-    adam.zero_grad(set_to_none=True)
-    loss.backward()
-    adam.step()
-
-
-def lazy_adam(module: nn.Module, learning_rate: float, interval: int | None) -> torch.optim.Adam:
-    """Adam with β = (0, 0.99); with a penalty every k steps, c = k/(k + 1): rate·c and β^c."""
-    c = 1.0 if interval is None else interval / (interval + 1)
-    return torch.optim.Adam(module.parameters(), lr=learning_rate * c, betas=(0.0, 0.99**c), eps=1e-8, fused=True)
+        self.processes.average([p.mapping.mean_w, p.path_length.mean_length])
+        if p.augment is not None and step % ADJUST_AUGMENTATION_EVERY == 0:
+            self.processes.average([p.augment.signs])
+            p.augment.signs.mul_(self.processes.count)
+            self.phases.measured["augment.r"] = p.augment.adjust()
+            self.phases.measured["augment.p"] = p.augment.p.clone()
+        update_average(p.average, p.trained, decay_of(s.batch_size, step * s.batch_size, s.ema_half_life))

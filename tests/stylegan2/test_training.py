@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,8 @@ from safetensors import safe_open
 from stylegan2.cli import main, parse
 from stylegan2.training import CheckpointError, Settings
 from stylegan2.training.checkpoint import checkpoints, load_tensors, save_tensors
+from stylegan2.training.config import PRESETS
 from stylegan2.training.log import keep_until
-from stylegan2.training.step import Players, Step, lazy_adam
 from stylegan2.training.trainer import Trainer
 from stylegan2.weights import load_generator, sample
 
@@ -28,82 +29,6 @@ FLAGS = [word for key, value in TINY.items() for word in (f"--{key.replace('_', 
 
 def tensors_of(run):
     return load_tensors(checkpoints(run)[-1])
-
-
-@pytest.fixture
-def tiny():
-    torch.manual_seed(0)
-    settings = Settings(**TINY)
-    players = Players(settings)
-    return players, Step(players, settings), torch.rand(4, 3, 8, 8) * 2 - 1
-
-
-def snapshot(module):
-    return {name: p.detach().clone() for name, p in module.named_parameters()}
-
-
-def changed(module, before):
-    return {name for name, p in module.named_parameters() if not torch.equal(p, before[name])}
-
-
-def test_each_player_moves_only_in_its_own_phases(tiny):
-    players, step, real = tiny
-    phases = {"discriminator": [lambda: step.train_discriminator(real), lambda: step.penalise_discriminator(real)],
-              "generator": [lambda: step.train_generator(4), lambda: step.penalise_generator(2)]}
-    modules = {"discriminator": players.discriminator, "generator": players.generator}
-    for mover, calls in phases.items():
-        for call in calls:
-            before = {name: snapshot(module) for name, module in modules.items()}
-            call()
-            for name, module in modules.items():
-                assert bool(changed(module, before[name])) == (name == mover)
-
-
-def test_the_generators_step_leaves_no_gradient_in_the_discriminator(tiny):
-    players, step, _ = tiny
-    step.train_generator(4)
-    assert all(p.grad is None for p in players.discriminator.parameters())
-    assert all(p.requires_grad for p in players.discriminator.parameters())
-
-
-def test_penalties_come_at_their_intervals(tiny):
-    _, step, real = tiny
-    seen = [set(step(i, real)) for i in range(17)]
-    assert [i for i, names in enumerate(seen) if "penalty.r1" in names] == [0, 16]
-    assert [i for i, names in enumerate(seen) if "penalty.path_length" in names] == [0, 4, 8, 12, 16]
-
-
-def test_penalties_are_multiplied_by_their_interval(tiny, monkeypatch):
-    """The gradient that reaches Adam, from the penalty alone: γ/2 · 16 · ∇R1."""
-    players, step, real = tiny
-    x = real.clone().requires_grad_()
-    scores = players.discriminator(x)
-    image_gradient, = torch.autograd.grad(scores.sum(), x, create_graph=True)
-    r1 = image_gradient.square().sum() / len(x)
-    expected, = torch.autograd.grad(r1, players.discriminator.from_rgb[0].weight.weight)
-    monkeypatch.setattr(step.discriminator_adam, "step", lambda: None)
-    step.penalise_discriminator(real)
-    found = players.discriminator.from_rgb[0].weight.weight.grad
-    torch.testing.assert_close(found, expected * (0.3 / 2 * 16))
-
-
-def test_lazy_correction_of_adam():
-    module = torch.nn.Linear(1, 1)
-    group = lazy_adam(module, 0.0025, 16).param_groups[0]
-    assert group["lr"] == pytest.approx(0.0025 * 16 / 17)
-    assert group["betas"] == pytest.approx((0.0, 0.99 ** (16 / 17)))
-    assert lazy_adam(module, 0.0025, None).param_groups[0]["lr"] == 0.0025
-
-
-def test_style_mixing_takes_two_w(tiny):
-    players, _, _ = tiny
-    mixed = players.draw_w(3, style_mixing=1.0)
-    assert mixed.shape == (4, 3, 8)
-    groups = [torch.equal(mixed[0], w) for w in mixed]
-    assert groups[0]
-    assert not groups[-1]
-    plain = players.draw_w(3, style_mixing=0.0)
-    assert all(torch.equal(plain[0], w) for w in plain)
 
 
 def test_a_run_learns_the_mean_colour(tmp_path):
@@ -119,16 +44,41 @@ def test_a_run_learns_the_mean_colour(tmp_path):
     assert (mean - torch.tensor([230.0, 30, 60])).abs().max() < 45
 
 
-def test_resume_is_exact(tmp_path):
-    settings = Settings(**TINY, images=160)
-    Trainer(tmp_path / "whole", settings, checkpoint_every=80).train()
-    Trainer(tmp_path / "halves", Settings(**TINY, images=80), checkpoint_every=80).train()
-    Trainer(tmp_path / "halves", settings, resume=True, checkpoint_every=80).train()
-    (whole, state), (halves, state2) = tensors_of(tmp_path / "whole"), tensors_of(tmp_path / "halves")
-    assert whole.keys() == halves.keys()
-    assert state["steps"] == state2["steps"] == 40
-    for name, value in whole.items():
-        assert torch.equal(value, halves[name]), name
+@pytest.mark.parametrize("changes", [
+    {}, {"noise": True, "x_flip": True, "accumulate": 2, "batch_size": 8}, {"augment": True, "augment_images": 100},
+    {"labels": True}, {"model": "stylegan", "growing": True, "grow_from": 4, "grow_images": 40}, {"model": "progan"}],
+    ids=lambda changes: " ".join(changes) or "default")
+def test_resume_is_exact(tmp_path, changes):
+    """Weights, Adam, averages, augmentation, random states, the place in the data: bit for bit."""
+    def settings(images):
+        return replace(PRESETS[changes.get("model", "stylegan2")], **{**TINY, **changes, "images": images})
+
+    Trainer(tmp_path / "whole", settings(160), checkpoint_every=80).train()
+    Trainer(tmp_path / "halves", settings(80), checkpoint_every=80).train()
+    Trainer(tmp_path / "halves", settings(160), resume=True, checkpoint_every=80).train()
+    assert_same_state(tmp_path / "whole", tmp_path / "halves")
+
+
+def assert_same_state(run, other):
+    (tensors, state), (tensors2, state2) = tensors_of(run), tensors_of(other)
+    assert tensors.keys() == tensors2.keys()
+    assert state["steps"] == state2["steps"]
+    for name, value in tensors.items():
+        assert torch.equal(value, tensors2[name]), name
+
+
+def test_resume_after_sigkill_is_exact(tmp_path):
+    flags = [*FLAGS, "--checkpoint-every", "40", "--log-every", "40"]
+    process = subprocess.Popen(command("train", "--run", str(tmp_path / "killed"), *flags, "--images", "1000000"),
+                               stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    wait_for(lambda: newest_images(tmp_path / "killed") >= 40, process)
+    process.kill()
+    process.wait()
+    total = newest_images(tmp_path / "killed") + 40
+    for run, more in (("killed", ["--resume"]), ("whole", flags)):
+        subprocess.run(command("train", "--run", str(tmp_path / run), *more, "--images", str(total)), check=True,
+                       stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert_same_state(tmp_path / "killed", tmp_path / "whole")
 
 
 def test_what_a_run_leaves(tmp_path):
@@ -213,12 +163,9 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch):
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatch):
     trainer = Trainer(tmp_path, Settings(**TINY, images=400), checkpoint_every=40, log_every=400)
-    real_step = trainer.step.train_generator
-
-    def fail_later(batch):
-        return {"loss.generator": torch.tensor(float("nan"))} if trainer.steps_done > 20 else real_step(batch)
-
-    monkeypatch.setattr(trainer.step, "train_generator", fail_later)
+    loss = trainer.step.phases.generator_game
+    monkeypatch.setattr(trainer.step.phases, "generator_game",
+                        lambda scores: loss(scores) * (float("nan") if trainer.steps_done > 20 else 1))
     with pytest.raises(FloatingPointError, match=r"loss\.generator is not finite at step 30.*checkpoint-0000000080"):
         trainer.train()
     assert trainer.images_seen == 120
@@ -277,6 +224,26 @@ def test_the_command_of_settings_gives_the_settings():
     arguments = settings.command().split()[3:]
     assert parse(arguments).settings == settings
     assert Settings().command() == "python -m stylegan2 train"
+    for model, preset in PRESETS.items():
+        changed = replace(preset, r1_gamma=0.7)
+        assert parse(changed.command().split()[3:]).settings == changed
+        assert ("--model" in preset.command()) == (model != "stylegan2")
+
+
+def test_a_pipe_gets_plain_lines(tmp_path):
+    done = subprocess.run(command("train", "--run", str(tmp_path / "run"), *FLAGS, "--images", "40", "--log-every",
+                                  "20"), capture_output=True, text=True, check=True)
+    assert "\x1b" not in done.stdout
+    assert "\r" not in done.stdout
+    assert "20 of 40 images" in done.stdout
+    assert "s left  loss.discriminator" in done.stdout
+
+
+def test_labels_need_a_set_that_has_some(tmp_path):
+    (tmp_path / "data").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "data" / "0.png")
+    with pytest.raises(ValueError, match="have none: put each class into a folder"):
+        Trainer(tmp_path / "run", Settings(**TINY, data=str(tmp_path / "data"), labels=True))
 
 
 @pytest.mark.parametrize("arguments", [

@@ -1,0 +1,51 @@
+"""Small things that the loop watches: what the steps measure, and whether somebody asks it to stop."""
+
+import signal
+import time
+from collections import Counter
+from types import FrameType
+
+from torch import Tensor
+
+
+class Means:
+    """Running means of what the steps measure; summed on the device, so that a step need not wait for it."""
+
+    def __init__(self) -> None:
+        self.start()
+
+    def start(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.counts: Counter[str] = Counter()
+        self.steps, self.since = 0, time.perf_counter()
+
+    def add(self, metrics: dict[str, Tensor]) -> None:
+        for name, value in metrics.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+        self.counts.update(metrics.keys())
+        self.steps += 1
+
+    def take(self) -> tuple[dict[str, Tensor], int, float]:
+        """The means, the number of steps and the seconds since the last call; starts again."""
+        values = {name: total / self.counts[name] for name, total in self.sums.items()}
+        steps, seconds = self.steps, time.perf_counter() - self.since
+        self.start()
+        return values, steps, seconds
+
+
+class StopSignal:
+    """Turns the first SIGINT or SIGTERM into a wish to stop after the step; a second SIGINT interrupts at once."""
+
+    def __enter__(self) -> "StopSignal":
+        self.asked = False
+        self.previous = {s: signal.signal(s, self.ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def ask(self, number: int, frame: FrameType | None) -> None:
+        if self.asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,159 @@
+"""The networks of a run: the two players, what goes with them, and the average that samples are drawn from."""
+
+import copy
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from stylegan2.augment import AdaptiveAugment
+from stylegan2.discriminator import Discriminator, SkipDiscriminator
+from stylegan2.generator import Generator, Noise, ResidualGenerator, StyleBlock
+from stylegan2.mapping import MappingNetwork
+from stylegan2.penalties import PathLengthPenalty
+from stylegan2.progressive import GrowingDiscriminator, ProgressiveDiscriminator, ProgressiveGenerator
+from stylegan2.stylegan1 import AdaINBlock, GrowingGenerator
+from stylegan2.training.config import Settings
+
+
+class Latents(NamedTuple):
+    """What a batch of images is generated from."""
+
+    z: Float[Tensor, "sources batch d_latent"]
+    """One z per image; or two, for style mixing."""
+    crossover: int
+    """The layer from which on the second z takes over; the number of layers where there is one z."""
+    labels: Int[Tensor, "batch"] | None
+
+    def part(self, first: int, stride: int) -> "Latents":
+        """Every stride-th sample, from the first on."""
+        return Latents(self.z[:, first::stride], self.crossover,
+                       None if self.labels is None else self.labels[first::stride])
+
+    def to(self, device: torch.device) -> "Latents":
+        return Latents(self.z.to(device), self.crossover, None if self.labels is None else self.labels.to(device))
+
+
+class TrainedGenerator(nn.Module):
+    """A mapping network and a generator, to draw samples from: the average of a run, or networks that were converted.
+
+    Args:
+        settings: that the networks were made with.
+        mapping, generator: taken as they are.
+    """
+
+    def __init__(self, settings: Settings, mapping: MappingNetwork, generator: nn.Module):
+        super().__init__()
+        self.settings = settings
+        self.noise: Noise = "const" if settings.noise else None
+        self.mapping, self.generator = mapping, generator
+
+    @torch.no_grad()
+    def forward(self, z: Float[Tensor, "batch d_latent"], psi: float = 1.0,
+                labels: Int[Tensor, "batch"] | None = None) -> Float[Tensor, "batch 3 side side"]:
+        """Images in about [−1, 1], with the stored noise maps if the run was trained with noise.
+
+        Args:
+            z: N(0, 1).
+            psi: truncation; 1 leaves w as it is, 0 gives the mean image.
+            labels: classes, where the run was trained with them.
+        """
+        w = self.mapping.truncate(self.mapping(z, labels), psi)
+        return self.generator(w.expand(self.generator.n_blocks, -1, -1), self.noise)
+
+
+class Players(nn.Module):
+    """The networks of a run. One state_dict holds them all.
+
+    A main phase runs compiled if the settings say so, and in bf16 where that is the precision. A penalty phase runs
+    neither: what is differentiated twice must be plain and exact.
+
+    Args:
+        settings: of the run.
+        n_classes: of the data, for a run with labels.
+    """
+
+    def __init__(self, settings: Settings, n_classes: int = 0):
+        super().__init__()
+        self.settings = settings
+        self.trained = TrainedGenerator(settings, make_mapping(settings, n_classes), make_generator(settings))
+        self.average = copy.deepcopy(self.trained).requires_grad_(False)
+        self.discriminator = make_discriminator(settings, n_classes)
+        self.augment = AdaptiveAugment(settings.augment_target, settings.augment_images) if settings.augment else None
+        self.path_length = PathLengthPenalty()
+
+    @property
+    def mapping(self) -> MappingNetwork:
+        return self.trained.mapping
+
+    @property
+    def generator(self) -> nn.Module:
+        return self.trained.generator
+
+    def generate(self, latents: Latents, penalty: bool = False) -> tuple[
+            Float[Tensor, "layers batch d_latent"], Float[Tensor, "batch 3 side side"]]:
+        """w for every layer, and the images."""
+        with self.precision(penalty):
+            w = torch.stack([self.mapping(z, latents.labels) for z in latents.z])  # [sources, batch, d_latent]
+            w = w[[int(layer >= latents.crossover) for layer in range(self.generator.n_layers)]]
+            run = self.generator.forward if penalty else self.generator
+            return w, run(w, "random" if self.settings.noise else None)
+
+    def score(self, images: Float[Tensor, "batch 3 side side"], labels: Int[Tensor, "batch"] | None,
+              penalty: bool = False) -> Float[Tensor, "batch 1"]:
+        """The discriminator's scores of augmented images."""
+        images = images if self.augment is None else self.augment(images)
+        with self.precision(penalty):
+            return (self.discriminator.forward if penalty else self.discriminator)(images, labels)
+
+    def precision(self, penalty: bool) -> torch.autocast:
+        device, wanted = self.mapping.mean_w.device, self.settings.precision
+        bf16 = wanted == "bf16" or (wanted == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported())
+        return torch.autocast(device.type, torch.bfloat16, enabled=bf16 and not penalty)
+
+    def set_stage(self, stage: float) -> None:
+        """Bring growing networks to a stage."""
+        for network in (self.generator, self.discriminator, self.average.generator):
+            network.stage = stage
+
+    def compile(self) -> None:
+        """Compile what the main phases call."""
+        self.generator.compile()
+        self.discriminator.compile()
+
+
+def sample(trained: TrainedGenerator, count: int, psi: float = 1.0, seed: int = 0,
+           labels: Int[Tensor, "count"] | None = None) -> Float[Tensor, "count 3 side side"]:
+    """Images of z drawn with this seed; the same on every machine. Classes in turn, where there are some and no labels
+    are given.
+    """
+    z = torch.randn(count, trained.settings.d_latent, generator=torch.Generator().manual_seed(seed))
+    device, n_classes = trained.mapping.mean_w.device, trained.mapping.n_classes
+    if n_classes and labels is None:
+        labels = torch.arange(count) % n_classes
+    parts = zip(z.split(64), [None] * -(-count // 64) if labels is None else labels.split(64), strict=True)
+    return torch.cat([trained(z.to(device), psi, None if c is None else c.to(device)).cpu() for z, c in parts])
+
+
+def make_mapping(s: Settings, n_classes: int = 0) -> MappingNetwork:
+    return MappingNetwork(s.d_latent, s.mapping_layers, n_classes=n_classes)
+
+
+def make_generator(s: Settings) -> nn.Module:
+    """The generator that the settings name."""
+    sizes = (s.log_resolution, s.d_latent, s.n_features, s.max_features)
+    if s.style == "none":
+        return ProgressiveGenerator(*sizes)
+    kind = {"skip": Generator, "residual": ResidualGenerator, "plain": GrowingGenerator}[s.generator]
+    return kind(*sizes, style_block=AdaINBlock if s.style == "adain" else StyleBlock)
+
+
+def make_discriminator(s: Settings, n_classes: int = 0) -> nn.Module:
+    """The discriminator that the settings name."""
+    sizes = (s.log_resolution, s.n_features, s.max_features)
+    if s.style == "none":
+        return ProgressiveDiscriminator(*sizes)
+    kind = {"residual": Discriminator, "skip": SkipDiscriminator, "plain": GrowingDiscriminator}[s.discriminator]
+    return kind(*sizes, n_classes=n_classes)
+
