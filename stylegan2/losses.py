@@ -36,6 +36,3 @@ def wasserstein_discriminator_loss(real: Float[Tensor, "batch 1"], fake: Float[T
 def wasserstein_generator_loss(fake: Float[Tensor, "batch 1"]) -> Float[Tensor, ""]:
     """−E D(G(z))."""
     return -fake.mean()
-
-
-discriminator_loss, generator_loss = logistic_discriminator_loss, logistic_generator_loss  # until step.py has the names

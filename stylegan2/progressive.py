@@ -9,7 +9,6 @@ Source: Karras et al. (arXiv 1710.10196), sections 2 and 4, figure 2, table 2.
 import itertools
 import math
 from collections.abc import Callable
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +18,6 @@ from torch import Tensor, nn
 from stylegan2.discriminator import DiscriminatorBase, down_convolutions, from_rgb
 from stylegan2.equalized import EqualizedConv2d, EqualizedLinear, at_least_float32
 from stylegan2.generator import Noise, features_of_blocks
-from stylegan2.resample import DownSample
 
 
 def split_stage(stage: float, n_blocks: int) -> tuple[int, float]:
@@ -79,19 +77,20 @@ def normalised_convolution(in_features: int, out_features: int) -> nn.Sequential
 class FadingRGB(nn.Module):
     """A linear 1×1 convolution to RGB for every resolution, and the fade between the two highest.
 
+    The lower image is doubled by repeating pixels, and a growing discriminator halves images by averaging them, in
+    every generation: the one undoes the other, so that nothing jumps when a new resolution begins.
+
     Args:
         features: channels at 4², 8², ….
-        up_sample: doubles the lower image.
     """
 
-    def __init__(self, features: list[int], up_sample: nn.Module):
+    def __init__(self, features: list[int]):
         super().__init__()
         self.layers = nn.ModuleList(EqualizedConv2d(f, 3, kernel_size=1) for f in features)
-        self.up_sample = up_sample
 
     def forward(self, below: Float[Tensor, "batch features_below h2 w2"], x: Float[Tensor, "batch features h w"],
                 top: int, alpha: float) -> Float[Tensor, "batch 3 h w"]:
-        """(1 − α)·up(toRGB(below)) + α·toRGB(x).
+        """(1 − α)·double(toRGB(below)) + α·toRGB(x).
 
         Args:
             below: features at half the resolution (not looked at when alpha is 1).
@@ -101,7 +100,8 @@ class FadingRGB(nn.Module):
         image = at_least_float32(self.layers[top](x))
         if alpha == 1:
             return image
-        return torch.lerp(self.up_sample(at_least_float32(self.layers[top - 1](below))), image, alpha)
+        image_below = at_least_float32(self.layers[top - 1](below))
+        return torch.lerp(F.interpolate(image_below, scale_factor=2), image, alpha)
 
 
 class ProgressiveGenerator(nn.Module):
@@ -130,7 +130,7 @@ class ProgressiveGenerator(nn.Module):
         self.blocks = nn.ModuleList(
             nn.Sequential(nn.Upsample(scale_factor=2), normalised_convolution(a, b), normalised_convolution(b, b))
             for a, b in itertools.pairwise(features))
-        self.to_rgb = FadingRGB(features, nn.Upsample(scale_factor=2))
+        self.to_rgb = FadingRGB(features)
 
     def forward(self, w: Float[Tensor, "layers batch d_latent"],
                 input_noise: Noise = None) -> Float[Tensor, "batch 3 height width"]:
@@ -149,13 +149,12 @@ class ProgressiveGenerator(nn.Module):
 
 class GrowingDiscriminator(DiscriminatorBase):
     """A discriminator that grows with the generator: the new block's features are faded in beside those of the halved
-    image. With StyleGAN's filters; `ProgressiveDiscriminator` has Progressive GAN's.
+    image. Its blocks are StyleGAN's, with a low-pass filter; `ProgressiveDiscriminator` has Progressive GAN's.
 
     Args and errors: as in `DiscriminatorBase`; (forward) stage is out of range.
     """
 
     block: Callable[..., nn.Module] = staticmethod(down_convolutions)
-    down_sample: Callable[[], nn.Module] = DownSample
 
     def __init__(self, log_resolution: int, n_features: int = 64, max_features: int = 512, group_size: int = 4,
                  n_classes: int = 0, label_layers: int = 0):
@@ -163,7 +162,6 @@ class GrowingDiscriminator(DiscriminatorBase):
         self.stage = float(self.n_blocks - 1)
         self.from_rgb = nn.ModuleList(map(from_rgb, self.features))
         self.blocks = nn.ModuleList(itertools.starmap(self.block, itertools.pairwise(self.features)))
-        self.halve = self.down_sample()
 
     def forward(self, x: Float[Tensor, "batch 3 height width"],
                 labels: Int[Tensor, "batch"] | None = None) -> Float[Tensor, "batch 1"]:
@@ -174,7 +172,7 @@ class GrowingDiscriminator(DiscriminatorBase):
         for i, block in enumerate(self.blocks[first:], start=first):
             x = block(x)
             if i == first and alpha < 1:
-                x = torch.lerp(self.from_rgb[first + 1](self.halve(image)), x, alpha)
+                x = torch.lerp(self.from_rgb[first + 1](F.avg_pool2d(image, 2)), x, alpha)
         return self.score(x, labels)
 
 
@@ -189,10 +187,9 @@ def pooled_convolutions(in_features: int, out_features: int) -> nn.Sequential:
 
 
 class ProgressiveDiscriminator(GrowingDiscriminator):
-    """The critic of Progressive GAN: as above, with the mean of 2 × 2 pixels instead of a filter.
+    """The critic of Progressive GAN: blocks that take the mean of 2 × 2 pixels instead of a filter.
 
     Args and errors: as in `GrowingDiscriminator`.
     """
 
     block = staticmethod(pooled_convolutions)
-    down_sample = partial(nn.AvgPool2d, 2)

@@ -14,7 +14,7 @@ from stylegan2.equalized import EqualizedConv2d, EqualizedWeight
 from stylegan2.generator import LayerNoise, Noise, NoisyActivation, StyleBlock, StyleGenerator, StylePair
 from stylegan2.modulation import AdaIN
 from stylegan2.progressive import FadingRGB, split_stage
-from stylegan2.resample import Smooth, UpSample
+from stylegan2.resample import Smooth
 
 
 class SmoothUpConv2d(nn.Module):
@@ -104,7 +104,7 @@ class GrowingGenerator(StyleGenerator):
         nn.init.ones_(self.initial_constant)
         self.style_constant = (
             AdaINLayer(d_latent, self.features[0], resolution=4) if style_block is AdaINBlock else None)
-        self.to_rgb = FadingRGB(self.features, UpSample())
+        self.to_rgb = FadingRGB(self.features)
 
     @property
     def n_layers(self) -> int:

@@ -19,7 +19,7 @@ from stylegan2 import (
     UpSample,
     path_lengths,
 )
-from stylegan2.losses import discriminator_loss, generator_loss
+from stylegan2.losses import logistic_discriminator_loss, logistic_generator_loss
 
 
 @settings(max_examples=10, deadline=None)
@@ -159,7 +159,7 @@ def test_r1_gradient_through_the_whole_discriminator():
 def test_losses_are_the_logistic_ones():
     real, fake = torch.randn(7, 1, dtype=torch.float64), torch.randn(5, 1, dtype=torch.float64)
     sigmoid = torch.sigmoid
-    torch.testing.assert_close(discriminator_loss(real, fake),
+    torch.testing.assert_close(logistic_discriminator_loss(real, fake),
                                -sigmoid(real).log().mean() - (1 - sigmoid(fake)).log().mean())
-    torch.testing.assert_close(generator_loss(fake), -sigmoid(fake).log().mean())
-    assert math.isfinite(generator_loss(torch.tensor([[-1e4]])).item())
+    torch.testing.assert_close(logistic_generator_loss(fake), -sigmoid(fake).log().mean())
+    assert math.isfinite(logistic_generator_loss(torch.tensor([[-1e4]])).item())
