@@ -68,17 +68,16 @@ class Conv2dWeightModulate(nn.Module):
         self.demodulate, self.eps = demodulate, eps
         self.smooth = Smooth(padding=1, gain=4.0) if up else None
 
-    def forward(self, x: Float[Tensor, "batch in_features h w"],
-                s: Float[Tensor, "batch in_features"]) -> Float[Tensor, "batch out_features h2 w2"]:
+    def forward(self, x: Float[Tensor, "batch in h w"],
+                s: Float[Tensor, "batch in"]) -> Float[Tensor, "batch out h2 w2"]:
         if not self.demodulate:
             s = s / math.sqrt(self.weight[0].numel())
         if weights_are_smaller(x, self.weight):
             return self.scale_weights(x, s)
         return self.scale_activations(x, s)
 
-    def scale_activations(
-            self, x: Float[Tensor, "batch in_features h w"],
-            s: Float[Tensor, "batch in_features"]) -> Float[Tensor, "batch out_features h2 w2"]:
+    def scale_activations(self, x: Float[Tensor, "batch in h w"],
+                          s: Float[Tensor, "batch in"]) -> Float[Tensor, "batch out h2 w2"]:
         """s on the way in, σ⁻¹ on the way out; the weight is shared by the batch."""
         x = self.convolve(x * s[:, :, None, None].to(x.dtype), self.weight)
         if self.demodulate:
@@ -86,9 +85,8 @@ class Conv2dWeightModulate(nn.Module):
             x = x * scale[:, :, None, None].to(x.dtype)
         return x
 
-    def scale_weights(
-            self, x: Float[Tensor, "batch in_features h w"],
-            s: Float[Tensor, "batch in_features"]) -> Float[Tensor, "batch out_features h2 w2"]:
+    def scale_weights(self, x: Float[Tensor, "batch in h w"],
+                      s: Float[Tensor, "batch in"]) -> Float[Tensor, "batch out h2 w2"]:
         """One weight per sample, applied to the whole batch as a convolution with a group per sample."""
         batch = x.shape[0]
         weight = self.weight * s[:, None, :, None, None]  # [batch, out, in, k, k]
@@ -99,9 +97,9 @@ class Conv2dWeightModulate(nn.Module):
         x = self.convolve(x, weight.flatten(0, 1).to(x.dtype), groups=batch)
         return x.reshape(batch, -1, *x.shape[2:])  # from [1, batch·out, h2, w2]
 
-    def convolve(
-            self, x: Float[Tensor, "batch channels h w"], weight: Float[Tensor, "out in k k"],
-            groups: int = 1) -> Float[Tensor, "batch out2 h2 w2"]:
+    def convolve(self, x: Float[Tensor, "batch channels h w"],
+                 weight: Float[Tensor, "out in k k"],
+                 groups: int = 1) -> Float[Tensor, "batch out_2 h2 w2"]:
         """Same size, or twice the size when `up`."""
         if self.smooth is None:
             return F.conv2d(x, weight, padding=weight.shape[-1] // 2, groups=groups)
@@ -125,5 +123,6 @@ def weights_are_smaller(x: Float[Tensor, "batch in h w"],
 
     A CPU does not: there scaled activations win or tie for the shapes of these networks (benchmarks/README.md).
     """
-    activations = sum(weight.shape[:2]) * x.shape[2] * x.shape[3]  # per sample: in and out
+    # Per sample: the maps that come in and those that go out.
+    activations = sum(weight.shape[:2]) * x.shape[2] * x.shape[3]
     return x.device.type != "cpu" and weight.numel() < activations
