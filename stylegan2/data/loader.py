@@ -46,9 +46,13 @@ class Loader:
                             num_workers=self.workers, pin_memory=self.device.type == "cuda",
                             worker_init_fn=leave_signals_to_parent,
                             generator=torch.Generator())  # else it would draw a seed from the default generator
-        for images, labels in loader:
-            labels = labels if labels is None else labels.to(self.device, non_blocking=True)
-            yield images.to(self.device, non_blocking=True), labels
+        iterator = iter(loader)
+        try:
+            for images, labels in iterator:
+                labels = labels if labels is None else labels.to(self.device, non_blocking=True)
+                yield images.to(self.device, non_blocking=True), labels
+        finally:  # dropping it is not enough: the traceback of an exception holds on to it
+            iterator._shutdown_workers()  # type: ignore[attr-defined]
 
     def batch(self, index: Int[Tensor, "batch"]) -> Batch:
         """One batch, made here and now."""

@@ -3,7 +3,6 @@
 Nothing is ever unpacked to disk, so that no entry of an archive can write anywhere.
 """
 
-import io
 import logging
 import os
 import zipfile
@@ -66,8 +65,7 @@ class FolderRows:
         return str(self.path / self.files[i])
 
     def open(self, i: int) -> Image.Image:
-        check_bytes((self.path / self.files[i]).stat().st_size)
-        return Image.open(io.BytesIO((self.path / self.files[i]).read_bytes()))
+        return Image.open(self.path / self.files[i])
 
 
 class ZipRows:
@@ -75,20 +73,21 @@ class ZipRows:
 
     Args:
         path: the zip.
-        under: only entries whose name begins so; classes count from there.
+        under: only entries whose name begins so.
+        labelled: whether its folders are classes.
 
     Raises:
         ValueError: the zip's table of contents is broken.
     """
 
-    def __init__(self, path: Path, under: str = ""):
+    def __init__(self, path: Path, under: str = "", labelled: bool = True):
         self.path, self.what = path, str(path)
         try:
             entries = [entry for entry in self.archive.infolist() if entry.filename.startswith(under)]
         except (zipfile.BadZipFile, OSError, ValueError) as error:
             raise ValueError(f"{path} cannot be read as a zip ({error}): fetch or pack it again") from error
-        self.files = sorted(entry.filename for entry in entries if self.admits(entry))
-        self.labels, self.class_names = classes([name[len(under):] for name in self.files])
+        self.files = sorted({entry.filename for entry in entries if self.admits(entry)})
+        self.labels, self.class_names = classes(self.files) if labelled else (None, ())
 
     @cached_property
     def archive(self) -> zipfile.ZipFile:
@@ -120,7 +119,7 @@ class ZipRows:
         return f"{self.path}:{self.files[i]}"
 
     def open(self, i: int) -> Image.Image:
-        return Image.open(io.BytesIO(self.archive.read(self.files[i])))  # no more than the size that was checked
+        return Image.open(self.archive.open(self.files[i]))  # gives no more bytes than the size that was checked
 
 
 class ArrayRows:
@@ -226,7 +225,8 @@ def image_files(folder: Path) -> list[str]:
             continue
         visited.add((status.st_dev, status.st_ino))
         folders.sort()
-        found += [os.path.relpath(os.path.join(here, file), folder) for file in files if is_image(file)]
+        paths = [os.path.join(here, file) for file in files if is_image(file)]
+        found += [os.path.relpath(path, folder) for path in paths if os.path.isfile(path)]  # no pipe, no dead link
     return found
 
 
@@ -250,12 +250,3 @@ def classes(names: Sequence[str]) -> tuple[Int[np.ndarray, "n"] | None, tuple[st
     class_names = sorted({parent[depth] for parent in parents})
     number = {name: k for k, name in enumerate(class_names)}
     return np.array([number[parent[depth]] for parent in parents]), tuple(class_names)
-
-
-def check_bytes(size: int) -> None:
-    """
-    Raises:
-        ValueError: the file is larger than an image is.
-    """
-    if size > MAX_BYTES:
-        raise ValueError(f"it has {size} bytes, more than {MAX_BYTES}")

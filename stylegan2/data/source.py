@@ -171,7 +171,8 @@ def usable_rows(rows: Rows, usable: Iterable[bool]) -> Int[np.ndarray, "n"]:
     """
     found = np.flatnonzero(list(usable))
     if len(rows) == 0:
-        raise ValueError(f"there is no image in {rows.what}: no file ends in {', '.join(sorted(SUFFIXES))}")
+        raise ValueError(f"there is no image in {rows.what}: no file ends in {', '.join(sorted(SUFFIXES))}, or the log "
+                         "says why it was refused")
     if len(found) == 0:
         raise ValueError(f"no usable image in {rows.what}: none of its {len(rows)} images could be read; the log says "
                          "what is wrong with each")

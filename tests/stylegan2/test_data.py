@@ -1,15 +1,10 @@
-"""ToyFaces and image files."""
-
-import io
-import logging
-import zipfile
+"""ToyFaces, and the order of training."""
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 from scipy import stats
 
 from stylegan2.data import FACTORS, HAIR_STYLES, ToyFaces, draw_faces, open_source, shuffled_indices
@@ -85,6 +80,14 @@ def test_factors_come_with_the_images():
     torch.testing.assert_close(draw_faces(factors, 16), images)
 
 
+def test_faces_have_a_class_by_their_hair():
+    faces, index = ToyFaces(8), torch.arange(500)
+    assert faces.class_names == HAIR_STYLES
+    assert faces.n_classes == 5
+    torch.testing.assert_close(faces.labels(index), faces.factors(index)["hair"].long())
+    assert set(faces.labels(index).tolist()) == set(range(5))
+
+
 @pytest.mark.parametrize("index", [[-1], [10]])
 def test_an_index_outside(index):
     with pytest.raises(IndexError, match="this set has 0 to 9"):
@@ -108,95 +111,7 @@ def test_every_epoch_shows_every_image_once(size, position, count, seed):
                                whole[position:position + min(count, 250 - position)])
 
 
-def png(pixels, mode="RGB"):
-    data = io.BytesIO()
-    Image.fromarray(np.asarray(pixels, dtype=np.uint8), mode).save(data, "PNG")
-    return data.getvalue()
-
-
-def test_transparent_pixels_take_the_background_before_the_resize(tmp_path):
-    """Red hidden under full transparency must not bleed into the image at any size."""
-    rgba = np.zeros((64, 64, 4))
-    rgba[..., 0] = 255
-    rgba[:32] = (0, 0, 255, 255)
-    (tmp_path / "a.png").write_bytes(png(rgba, "RGBA"))
-    image = open_source(tmp_path, 8, background=(0, 255, 0)).images(torch.tensor([0]))[0]
-    assert image[0].max() == 0
-    assert image[:, 7, 4].tolist() == [0, 255, 0]
-    assert image[:, 0, 4].tolist() == [0, 0, 255]
-
-
-def test_resizing_filters(tmp_path):
-    """Stripes finer than the new pixels become grey; taking every n-th pixel would give black or white."""
-    stripes = np.zeros((64, 64, 3))
-    stripes[:, ::2] = 255
-    (tmp_path / "a.png").write_bytes(png(stripes))
-    image = open_source(tmp_path, 8).images(torch.tensor([0]))
-    assert (image.float() - 127.5).abs().max() < 8
-
-
-def test_the_middle_square_is_taken(tmp_path):
-    wide = np.zeros((16, 48, 3))
-    wide[:, 16:32] = 200
-    (tmp_path / "a.png").write_bytes(png(wide))
-    assert (open_source(tmp_path, 16).images(torch.tensor([0])) == 200).all()
-
-
-def test_zip_and_folder_give_the_same_images(tmp_path):
-    folder = tmp_path / "folder" / "deep"
-    folder.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
-        for i in range(3):
-            data = png(rng.integers(0, 256, (12, 12, 3)))
-            (folder / f"{i}.png").write_bytes(data)
-            archive.writestr(f"deep/{i}.png", data)
-        archive.writestr("readme.txt", "no image")
-    a, b = open_source(tmp_path / "folder", 8), open_source(str(tmp_path / "set.zip"), 8)
-    assert len(a) == len(b) == 3
-    torch.testing.assert_close(a.images(torch.arange(3)), b.images(torch.arange(3)))
-
-
-def test_broken_files_are_named_and_skipped(tmp_path, caplog):
-    good = png(np.full((8, 8, 3), 9))
-    (tmp_path / "good.png").write_bytes(good)
-    (tmp_path / "cut.png").write_bytes(good[:40])
-    (tmp_path / "empty.jpg").write_bytes(b"")
-    (tmp_path / "text.png").write_text("not an image")
-    with caplog.at_level(logging.WARNING):
-        assert len(open_source(tmp_path, 8)) == 1
-    for name in ("cut.png", "empty.jpg", "text.png", "skipped 3 of 4 images"):
-        assert name in caplog.text
-
-
-def test_a_broken_zip_entry_is_skipped(tmp_path, caplog):
-    path = tmp_path / "set.zip"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        archive.writestr("a.png", png(np.full((8, 8, 3), 1)))
-        archive.writestr("b.png", png(np.full((8, 8, 3), 2)))
-    data = bytearray(path.read_bytes())
-    data[data.index(b"IDAT") + 6] ^= 0xFF  # of a.png: its checksum no longer holds
-    path.write_bytes(data)
-    with caplog.at_level(logging.WARNING):
-        assert len(open_source(path, 8)) == 1
-    assert "a.png" in caplog.text
-
-
 @pytest.mark.parametrize("resolution", [0, 2, 3, 48, -4])
 def test_a_resolution_that_is_no_power_of_two(resolution):
     with pytest.raises(ValueError, match=f"resolution is {resolution}: it must be a power of two"):
         open_source("toyfaces", resolution)
-
-
-def test_no_usable_image(tmp_path):
-    (tmp_path / "a.png").write_bytes(b"")
-    with pytest.raises(ValueError, match="no usable image"):
-        open_source(str(tmp_path), 8)
-
-
-def test_missing_data(tmp_path):
-    with pytest.raises(FileNotFoundError, match="there is no folder, zip"):
-        open_source(str(tmp_path / "nothing"), 8)
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(ValueError, match="neither a folder nor a zip"):
-        open_source(str(tmp_path / "file"), 8)
