@@ -4,7 +4,7 @@ from pathlib import Path
 
 from stylegan2.training.checkpoint import checkpoints, load_module, load_tensors
 from stylegan2.training.config import Settings
-from stylegan2.training.players import TrainedGenerator, make_generator, make_mapping, sample
+from stylegan2.training.players import Growing, TrainedGenerator, make_generator, make_mapping, sample
 
 __all__ = ["TrainedGenerator", "load_generator", "sample"]
 
@@ -28,6 +28,6 @@ def load_generator(folder: str | Path) -> TrainedGenerator:
     n_classes = 0 if classes is None else classes.shape[1]
     trained = TrainedGenerator(settings, make_mapping(settings, n_classes), make_generator(settings))
     load_module("average", trained, tensors, path)
-    if settings.growing and "steps" in state:
+    if isinstance(trained.generator, Growing) and "steps" in state:
         trained.generator.stage = settings.stage(state["steps"] * state["batch_size"])
     return trained.eval()

@@ -14,7 +14,8 @@ from stylegan2.training.config import PRESETS, Settings
 class Train:
     """Train a generator: cartoon faces at 32² by StyleGAN2, unless told otherwise, on the GPU if there is one.
 
-    Ctrl-C saves and stops; --resume goes on. `accelerate launch -m stylegan2 train …` trains on several GPUs or machines.
+    Ctrl-C saves and stops; --resume goes on. `accelerate launch -m stylegan2 train …` trains on several GPUs or
+    machines.
     """
 
     settings: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=Settings)
@@ -44,7 +45,8 @@ class Train:
         trainer = Trainer(self.folder(), self.settings, self.resume, self.device, self.checkpoint_every,
                           self.sample_every, self.log_every, self.workers)
         tell = print if trainer.writes else lambda *_: None
-        where = f"{trainer.device}" + f" × {trainer.processes.count}" * (trainer.processes.count > 1)
+        count = trainer.processes.count
+        where = f"{trainer.device}" if count == 1 else f"{count} × {trainer.device.type}"
         tell(f"training on {self.settings.images} images from a set of {len(trainer.source)}, at "
              f"{self.settings.resolution}², on {where}, into {self.folder()}")
         if trainer.images_seen >= self.settings.images:

@@ -8,13 +8,16 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from stylegan2.augment import AdaptiveAugment
-from stylegan2.discriminator import Discriminator, SkipDiscriminator
-from stylegan2.generator import Generator, Noise, ResidualGenerator, StyleBlock
+from stylegan2.discriminator import Discriminator, DiscriminatorBase, SkipDiscriminator
+from stylegan2.generator import Generator, Noise, ResidualGenerator, StyleBlock, StyleGenerator
 from stylegan2.mapping import MappingNetwork
 from stylegan2.penalties import PathLengthPenalty
 from stylegan2.progressive import GrowingDiscriminator, ProgressiveDiscriminator, ProgressiveGenerator
 from stylegan2.stylegan1 import AdaINBlock, GrowingGenerator
 from stylegan2.training.config import Settings
+
+AnyGenerator = StyleGenerator | ProgressiveGenerator
+Growing = (GrowingGenerator, ProgressiveGenerator, GrowingDiscriminator)
 
 
 class Latents(NamedTuple):
@@ -43,7 +46,7 @@ class TrainedGenerator(nn.Module):
         mapping, generator: taken as they are.
     """
 
-    def __init__(self, settings: Settings, mapping: MappingNetwork, generator: nn.Module):
+    def __init__(self, settings: Settings, mapping: MappingNetwork, generator: AnyGenerator):
         super().__init__()
         self.settings = settings
         self.noise: Noise = "const" if settings.noise else None
@@ -88,7 +91,7 @@ class Players(nn.Module):
         return self.trained.mapping
 
     @property
-    def generator(self) -> nn.Module:
+    def generator(self) -> AnyGenerator:
         return self.trained.generator
 
     def generate(self, latents: Latents, penalty: bool = False) -> tuple[
@@ -115,7 +118,8 @@ class Players(nn.Module):
     def set_stage(self, stage: float) -> None:
         """Bring growing networks to a stage."""
         for network in (self.generator, self.discriminator, self.average.generator):
-            network.stage = stage
+            if isinstance(network, Growing):
+                network.stage = stage
 
     def compile(self) -> None:
         """Compile what the main phases call."""
@@ -140,20 +144,22 @@ def make_mapping(s: Settings, n_classes: int = 0) -> MappingNetwork:
     return MappingNetwork(s.d_latent, s.mapping_layers, n_classes=n_classes)
 
 
-def make_generator(s: Settings) -> nn.Module:
+def make_generator(s: Settings) -> AnyGenerator:
     """The generator that the settings name."""
     sizes = (s.log_resolution, s.d_latent, s.n_features, s.max_features)
     if s.style == "none":
         return ProgressiveGenerator(*sizes)
-    kind = {"skip": Generator, "residual": ResidualGenerator, "plain": GrowingGenerator}[s.generator]
-    return kind(*sizes, style_block=AdaINBlock if s.style == "adain" else StyleBlock)
+    kinds: dict[str, type[StyleGenerator]] = {
+        "skip": Generator, "residual": ResidualGenerator, "plain": GrowingGenerator}
+    return kinds[s.generator](*sizes, style_block=AdaINBlock if s.style == "adain" else StyleBlock)
 
 
-def make_discriminator(s: Settings, n_classes: int = 0) -> nn.Module:
+def make_discriminator(s: Settings, n_classes: int = 0) -> DiscriminatorBase:
     """The discriminator that the settings name."""
     sizes = (s.log_resolution, s.n_features, s.max_features)
     if s.style == "none":
         return ProgressiveDiscriminator(*sizes)
-    kind = {"residual": Discriminator, "skip": SkipDiscriminator, "plain": GrowingDiscriminator}[s.discriminator]
-    return kind(*sizes, n_classes=n_classes)
+    kinds: dict[str, type[DiscriminatorBase]] = {
+        "residual": Discriminator, "skip": SkipDiscriminator, "plain": GrowingDiscriminator}
+    return kinds[s.discriminator](*sizes, n_classes=n_classes)
 

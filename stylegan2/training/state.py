@@ -50,8 +50,8 @@ def restore(step: Step, tensors: dict[str, Tensor], images: int, processes_befor
         torch.manual_seed(step.settings.seed + rank + 1_000_003 * (1 + images))
         if rank == 0:
             log.warning("%s was written by %d process%s, and %d go on: networks, optimizers, latents and the order of "
-                        "the data are the same; noise maps, augmentation and path-length directions are drawn anew, and "
-                        "sums are rounded otherwise", path, processes_before, "es" * (processes_before > 1), count)
+                        "the data are the same; noise maps, augmentation and path-length directions are drawn anew, "
+                        "and sums are rounded otherwise", path, processes_before, "es" * (processes_before > 1), count)
 
 
 def random_states(device: torch.device) -> dict[str, Tensor]:

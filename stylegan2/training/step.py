@@ -72,7 +72,7 @@ class Step:
                 for i, latents in enumerate(self.draw(self.settings.batch_size))]
 
     def draw(self, batch: int) -> list[Latents]:
-        """This process's share of the latents of a whole batch, in parts; with probability `style_mixing` from two z."""
+        """This process's share of a whole batch's latents, in parts; with probability `style_mixing` from two z."""
         s, layers, random = self.settings, self.players.generator.n_layers, self.random
         mixed = layers > 1 and bool(torch.rand([], generator=random) < s.style_mixing)
         z = torch.randn(1 + mixed, batch, s.d_latent, generator=random)

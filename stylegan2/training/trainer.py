@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import torch
@@ -103,8 +103,9 @@ class Trainer:
                     break
         return self.steps_done >= total
 
-    def batches(self, total: int) -> Iterator[tuple[Float[Tensor, "share 3 side side"], Int[Tensor, "share"] | None]]:
-        """This process's share of every batch from here to the end: real images in [−1, 1] on the device, and labels."""
+    def batches(self, total: int) -> Generator[
+            tuple[Float[Tensor, "share 3 side side"], Int[Tensor, "share"] | None], None, None]:
+        """This process's share of every batch to come: real images in [−1, 1] on the device, and labels."""
         s, size = self.settings, len(self.source)
         shares = (self.processes.share(shuffled_indices(size, step * s.batch_size, s.batch_size, s.seed))
                   for step in range(self.steps_done, total))

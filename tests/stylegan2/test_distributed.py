@@ -11,18 +11,18 @@ import torch
 from stylegan2.training.checkpoint import checkpoints, load_tensors
 
 # The directions of path lengths are drawn by each process for itself: without them, one process computes the same.
-FLAGS = ("--resolution 8 --batch-size 8 --n-features 4 --max-features 8 --d-latent 8 --device cpu "
-         "--path-length-weight 0 --r1-interval 2 --x-flip").split()
+SETTINGS = {"resolution": 8, "batch-size": 8, "n-features": 4, "max-features": 8, "d-latent": 8, "device": "cpu",
+            "path-length-weight": 0, "r1-interval": 2}
+FLAGS = [*(word for name, value in SETTINGS.items() for word in (f"--{name}", str(value))), "--x-flip"]
 ONE_RANK = """
 import sys
-from pathlib import Path
 from safetensors.torch import save_file
 from stylegan2.commands.train import parse_train
 from stylegan2.training.trainer import Trainer
 
-out, run, *flags = sys.argv[1:]
+out, *flags = (word for word in sys.argv[1:] if word != "--")
 command = parse_train(flags, "train")
-trainer = Trainer(Path(run), command.settings, command.resume, "cpu")
+trainer = Trainer(command.folder(), command.settings, command.resume, "cpu")
 trainer.train()
 tensors = {k: v.clone() for k, v in trainer.players.state_dict().items()}
 save_file(tensors, f"{out}-{trainer.processes.rank}.safetensors")
@@ -36,7 +36,7 @@ def start(*arguments, processes):
         port = str(free.getsockname()[1])
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", port,
-         *map(str, arguments)], capture_output=True, text=True, timeout=150,
+         "--", *map(str, arguments)], capture_output=True, text=True, timeout=150,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)})
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
@@ -49,7 +49,7 @@ def runs(tmp_path_factory):
     script = folder / "one_rank.py"
     script.write_text(ONE_RANK)
     for name, processes in (("one", 1), ("two", 2)):
-        start(script, folder / name, folder / f"run-{name}", *FLAGS, "--images", "48", processes=processes)
+        start(script, folder / name, "--run", folder / f"run-{name}", *FLAGS, "--images", "48", processes=processes)
     return folder
 
 
@@ -73,7 +73,7 @@ def test_only_the_first_process_writes(runs):
 
 
 def test_a_run_goes_on_with_another_number_of_processes(runs):
-    output = start(runs / "one_rank.py", runs / "resumed", runs / "run-two", *FLAGS, "--images", "96", "--resume",
+    output = start(runs / "one_rank.py", runs / "resumed", "--run", runs / "run-two", *FLAGS, "--images", "96", "--resume",
                    processes=1)
     assert "was written by 2 processes, and 1 go on" in output
     tensors, state = load_tensors(checkpoints(runs / "run-two")[-1])
@@ -86,7 +86,7 @@ def test_a_run_in_two_processes_resumes_exactly(runs, tmp_path):
     for name, images in (("whole", [96]), ("halves", [48, 96])):
         for i, n in enumerate(images):
             resume = ["--resume"] if i else []
-            start(runs / "one_rank.py", tmp_path / name, tmp_path / f"run-{name}", *FLAGS, "--noise", "--images",
+            start(runs / "one_rank.py", tmp_path / name, "--run", tmp_path / f"run-{name}", *FLAGS, "--noise", "--images",
                   str(n), *resume, processes=2)
     whole, halves = (load_tensors(checkpoints(tmp_path / f"run-{name}")[-1])[0] for name in ("whole", "halves"))
     for name, value in whole.items():

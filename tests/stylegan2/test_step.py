@@ -212,5 +212,5 @@ def test_settings_that_do_not_go_together():
                              ({"r1_gamma": -1.0}, "must not be negative")]:
         with pytest.raises(ValueError, match=message):
             Settings(**changes)
-    with pytest.raises(ValueError, match="16 parts .*of 2 images|multiple of 4"):
+    with pytest.raises(ValueError, match=r"4 parts .* of 6 images: each must have a multiple of 4"):
         Settings(batch_size=24).check_parts(4)
