@@ -20,7 +20,7 @@ from stylegan2.equalized import EqualizedConv2d, EqualizedLinear, at_least_float
 from stylegan2.generator import Noise, features_of_blocks
 
 
-def split_stage(stage: float, n_blocks: int) -> tuple[int, float]:
+def split_stage(stage: int | float, n_blocks: int) -> tuple[int, float]:
     """The highest resolution that is on, 4 · 2^top, and its weight 0 < α ≤ 1: a stage of 2.3 is (3, 0.3), 2 is (2, 1).
 
     Raises:
@@ -34,7 +34,7 @@ def split_stage(stage: float, n_blocks: int) -> tuple[int, float]:
 
 
 def images_at_stage(images: Float[Tensor, "batch channels side side"],
-                    stage: float) -> Float[Tensor, "batch channels side_2 side_2"]:
+                    stage: int | float) -> Float[Tensor, "batch channels side_2 side_2"]:
     """Real images for a growing discriminator: averaged down to the stage's side, and faded as the generator's are.
 
     Args:
