@@ -1,0 +1,213 @@
+"""python -m stylegan2 explore mix | truncate | interpolate | project | directions"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import tyro
+from PIL import Image
+from safetensors.torch import save_file
+
+from stylegan2 import explore
+from stylegan2.data.decode import prepare
+from stylegan2.images import to_float
+from stylegan2.metrics.classifier import COLUMNS, load_classifier
+from stylegan2.weights import TrainedGenerator, load_generator
+
+
+@dataclass
+class Exploration:
+    """What every exploration is told."""
+
+    run: Path = Path("runs/toyfaces-32")
+    """Folder of a run or of a record."""
+    out: Path = Path("explore.png")
+    """Where the picture goes."""
+    seed: int = 0
+    """Of the latents."""
+    label: int | None = None
+    """Class of the images, for a run that was trained with classes."""
+
+    def load(self) -> TrainedGenerator:
+        trained = load_generator(self.run)
+        return trained.to("cuda") if torch.cuda.is_available() else trained
+
+    def draw(self, trained: TrainedGenerator, count: int, psi: float = 1.0, stream: int = 0) -> torch.Tensor:
+        """w per layer; another stream, other latents of the same seed."""
+        return explore.draw_w(trained, count, seed=1000 * self.seed + stream, psi=psi, label=self.label)
+
+    def write(self, picture: Image.Image) -> None:
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(self.out)
+        print(f"wrote {self.out}")
+
+
+@dataclass
+class Mix(Exploration):
+    """Style mixing: each row is a source A with some styles of each column's source B."""
+
+    layers: str = "coarse"
+    """Which styles come from B: coarse, middle, fine, a layer (3), or a span (2-5)."""
+    rows: int = 4
+    columns: int = 6
+    psi: float = 0.7
+    """Truncation of the sources."""
+
+    def execute(self) -> None:
+        trained = self.load()
+        layers = explore.layer_range(trained, self.layers)
+        a, b = self.draw(trained, self.rows, self.psi), self.draw(trained, self.columns, self.psi, stream=1)
+        grid = explore.mixing_grid(trained, a, b, layers)
+        grid = explore.with_sources(grid, explore.synthesize(trained, a), explore.synthesize(trained, b))
+        print(f"layers {layers.start} to {layers.stop - 1} of {trained.generator.n_layers} come from B")
+        self.write(explore.sheet(grid, ["", *(f"A{i + 1}" for i in range(self.rows))],
+                                 ["", *(f"B{j + 1}" for j in range(self.columns))], sources=True))
+
+
+@dataclass
+class Truncate(Exploration):
+    """Truncation: each row is one latent, pulled to the mean by psi."""
+
+    psis: tuple[float, ...] = (-1.0, -0.5, 0.0, 0.3, 0.5, 0.7, 1.0, 1.3)
+    """0 is the mean image, 1 the latent as it is, a negative one its opposite."""
+    cutoff: int | None = None
+    """Truncate the first so many layers only; all when not given."""
+    rows: int = 4
+
+    def execute(self) -> None:
+        trained = self.load()
+        grid = explore.truncation_sweep(trained, self.draw(trained, self.rows), self.psis, self.cutoff)
+        self.write(explore.sheet(grid, column_labels=[f"psi {psi:g}" for psi in self.psis]))
+
+
+@dataclass
+class Interpolate(Exploration):
+    """A film that loops: cells that walk through keyframes of their own and back to the first."""
+
+    out: Path = Path("explore.webp")
+    """Where the film goes: .webp, .gif, or .mp4 (needs PyAV)."""
+    space: Literal["w", "z"] = "w"
+    """Straight lines between the keyframes' w, or great circles between their z."""
+    keyframes: int = 5
+    steps: int = 30
+    """Frames from one keyframe to the next."""
+    fps: int = 30
+    """Frames a second."""
+    rows: int = 2
+    columns: int = 4
+    psi: float = 0.7
+    """Truncation."""
+
+    def execute(self) -> None:
+        trained, cells = self.load(), self.rows * self.columns
+        z = explore.draw_z(trained, self.keyframes * cells, self.seed).unflatten(0, (self.keyframes, cells))
+        if self.space == "z":
+            z = explore.loop(z, self.steps, explore.slerp)
+        w = explore.map_z(trained, z.flatten(0, 1), self.label).unflatten(0, (-1, cells))
+        if self.space == "w":
+            w = explore.loop(w, self.steps)
+        w = trained.mapping.truncate(w, self.psi)  # [frames, cells, d]
+        frames = explore.film(trained, w, self.columns)
+        explore.save_animation(frames, self.out, self.fps)
+        print(f"wrote {self.out}")
+
+
+@dataclass
+class Project(Exploration):
+    """Find the latents whose images are nearest to given images: one w, and one w for each layer. The latents go into
+    a .safetensors beside the picture.
+    """
+
+    images: tuple[Path, ...] = field(kw_only=True)
+    """Image files; the middle square is taken, at the run's resolution."""
+    steps: int = 1000
+    """Of the search."""
+
+    def execute(self) -> None:
+        trained = self.load()
+        side = explore.image_side(trained)
+        targets = torch.stack([read_image(path, side, trained.settings.background) for path in self.images])
+        found = {}
+        for name, free_layers in (("w", False), ("w_per_layer", True)):
+            found[name] = explore.project(trained, targets, free_layers=free_layers, steps=self.steps,
+                                          label=self.label, seed=self.seed)
+        for i, path in enumerate(self.images):
+            print(f"{path}: distance {found['w'].history[0, i]:.3f} at the start, {found['w'].distances[i]:.3f} with "
+                  f"one w, {found['w_per_layer'].distances[i]:.3f} with one per layer")
+        columns = [targets, *(projection.images.cpu() for projection in found.values())]
+        self.write(explore.sheet(torch.stack(columns, dim=1), column_labels=["image", "w", "w per layer"]))
+        save_file({name: projection.w.contiguous().cpu() for name, projection in found.items()},
+                  self.out.with_suffix(".safetensors"))
+
+
+def read_image(path: Path, side: int, background: tuple[int, int, int]) -> torch.Tensor:
+    """[3, side, side] in [−1, 1].
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it cannot be read as an image.
+    """
+    try:
+        return to_float(torch.from_numpy(prepare(Image.open(path), side, background).copy()).permute(2, 0, 1))
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # Pillow's decoders raise nearly anything on a broken file
+        raise ValueError(f"{path} cannot be read as an image: {error}") from error
+
+
+@dataclass
+class Directions(Exploration):
+    """Move one latent along directions, a row for each."""
+
+    method: Literal["sefa", "pca", "regress"] = "sefa"
+    """sefa: what changes the styles most, from their weights. pca: along which w varies most. regress: along which the
+    factors of ToyFaces change, as the classifier that comes with the package reads them from the images.
+    """
+    layers: str = "all"
+    """Which layers are moved, and read by sefa: coarse, middle, fine, all, a layer (3), or a span (2-5)."""
+    count: int = 6
+    """Directions, those of the highest score first."""
+    amounts: tuple[float, ...] = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
+    """How far, in standard deviations of w along the direction."""
+    samples: int = 4000
+    """Latents that standard deviations, pca and regress are computed from."""
+    psi: float = 0.7
+    """Truncation of the latent that is moved."""
+
+    def execute(self) -> None:
+        trained = self.load()
+        layers = explore.layer_range(trained, self.layers)
+        w = self.draw(trained, self.samples, stream=1)
+        names, found = self.find(trained, w, layers)
+        start, units = self.draw(trained, 1, self.psi), explore.along(w[0], found.vectors).tolist()
+        rows = [explore.move_grid(trained, start, vector, [unit * amount for amount in self.amounts], layers)
+                for vector, unit in zip(found.vectors, units, strict=True)]
+        for name, score, unit in zip(names, found.scores.tolist(), units, strict=True):
+            print(f"{name}: score {score:.3f}, standard deviation of w {unit:.3f}")
+        self.write(explore.sheet(torch.cat(rows), names, [f"{amount:g} std" for amount in self.amounts]))
+
+    def find(self, trained: TrainedGenerator, w: torch.Tensor, layers: range) -> tuple[list[str], explore.Directions]:
+        """The directions, and a name for each."""
+        if self.method == "regress":
+            factors = load_classifier().to(w.device).table
+            table = torch.cat([factors(explore.synthesize(trained, part)) for part in w.split(256, dim=1)])
+            found = explore.regress(w[0], table)
+            best = found.scores.argsort(descending=True)[:self.count]
+            return [COLUMNS[i] for i in best.tolist()], explore.Directions(found.vectors[best], found.scores[best])
+        found = explore.sefa(trained, layers, self.count) if self.method == "sefa" else explore.pca(w[0], self.count)
+        return [str(i + 1) for i in range(self.count)], found
+
+
+@dataclass
+class Explore:
+    """Look into a trained generator: pictures and films of what its latents do."""
+
+    what: Annotated[
+        Annotated[Mix, tyro.conf.subcommand("mix")] | Annotated[Truncate, tyro.conf.subcommand("truncate")]
+        | Annotated[Interpolate, tyro.conf.subcommand("interpolate")]
+        | Annotated[Project, tyro.conf.subcommand("project")]
+        | Annotated[Directions, tyro.conf.subcommand("directions")], tyro.conf.arg(name="")]
+
+    def execute(self) -> None:
+        self.what.execute()
