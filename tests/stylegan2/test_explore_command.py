@@ -54,7 +54,7 @@ def test_interpolate(tmp_path, space):
 def test_project(tmp_path, capsys):
     pixels = ToyFaces(64).images(torch.tensor([5]))[0].permute(1, 2, 0).numpy()
     Image.fromarray(pixels).save(tmp_path / "face.png")
-    run("project", "--out", tmp_path / "found.png", "--steps", 40, "--images", tmp_path / "face.png")
+    run("project", "--out", tmp_path / "found.png", "--steps", 25, "--images", tmp_path / "face.png")
     assert "distance" in capsys.readouterr().out
     assert size_of(tmp_path / "found.png") == (3 * 96, 24 + 96)
     latents = load_file(tmp_path / "found.safetensors")
@@ -65,7 +65,7 @@ def test_project(tmp_path, capsys):
         shown = torch.tensor(picture.getpixel((2 * 96 + 48, 24 + 48)))
     assert (to_uint8(image)[0, :, 16, 16] - shown).abs().max() <= 1
     target = to_float(ToyFaces(32).images(torch.tensor([5])))
-    assert explore.pyramid_distance(image, target) < 0.15
+    assert explore.pyramid_distance(image, target) < 0.2
 
 
 def test_project_wants_images(tmp_path):

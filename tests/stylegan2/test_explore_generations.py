@@ -60,13 +60,12 @@ def test_stored_noise_by_layer_is_stored_noise(name):
 
 
 @each
-@pytest.mark.parametrize("noise", [True, False])
-def test_projection(name, noise):
-    trained = trained_as(name, noise)
+def test_projection(name):
+    trained = trained_as(name)
     w = explore.draw_w(trained, 1, seed=4)
-    found = explore.project(trained, explore.synthesize(trained, w), steps=60, free_layers=True)
+    found = explore.project(trained, explore.synthesize(trained, w), steps=30, free_layers=True)
     assert found.w.shape == (trained.generator.n_layers, 1, 8)
-    assert (found.distances < 0.6 * found.history[0]).all()
+    assert (found.distances < 0.8 * found.history[0]).all()
 
 
 def test_without_layers_nothing_is_mixed():
