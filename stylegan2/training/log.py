@@ -32,7 +32,7 @@ class Log:
 
     def __init__(self, run: Path, settings: dict, images: int, total: int):
         self.history, self.first, self.total = run / "history.jsonl", images, total
-        self.plain = not (sys.stdout.isatty() or "ipykernel" in sys.modules)
+        self.plain = not (sys.stdout.isatty() or in_notebook())
         keep_until(self.history, images)
         # labml warns that the run's folder is no repository and has no .labml.yaml: both are as they should be.
         with contextlib.redirect_stdout(io.StringIO()):
@@ -93,6 +93,12 @@ class SilentLog(contextlib.AbstractContextManager):
 
     def write(self, images: int, values: dict[str, float]) -> None:
         pass
+
+
+def in_notebook() -> bool:
+    """Whether this is a kernel's process, whose output can redraw lines."""
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and ipython.get_ipython() is not None
 
 
 def keep_until(history: Path, images: int) -> None:
