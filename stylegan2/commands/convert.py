@@ -67,7 +67,8 @@ def read_published(file: Path, folder: Path) -> None:
         raise FileExistsError(f"{folder} exists and is not an empty folder: nothing is overwritten; give another --to")
     tensors = read_tensors(file)
     of_d = {name: tensor for name, tensor in tensors.items() if name.startswith("D.")}
-    mapping, generator, _ = from_published({name: tensors[name] for name in tensors.keys() - of_d.keys()})
+    others = {name: tensors[name] for name in tensors.keys() - of_d.keys()}
+    mapping, generator, _ = from_published(others) if others else (None, None, None)
     if mapping is None or generator is None:
         raise ValueError(f"{file} has no generator")
     discriminator, why = None, "the file has none"

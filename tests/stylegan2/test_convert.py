@@ -117,6 +117,24 @@ def test_discriminator(case, batch, resolution):
         assert (discriminator(x)[:, 0] - theirs).abs().max() <= output * theirs.abs().max()
 
 
+def test_every_epsilon():
+    """Where what is divided by is tiny, and ε decides: z near 0, styles near 0, and images that are all the same."""
+    tensors = {name: tensor.double() for name, tensor in published(8).items()}
+    for name in tensors:
+        if "conv" in name and "affine" in name:
+            tensors[name] *= 1e-5
+    mapping, generator, discriminator = (network.double() for network in from_published(tensors))
+    z = 1e-4 * normal(3, D_LATENT, dtype=torch.float64)
+    w = reference.mapping(tensors, z)
+    assert far(mapping(z), w) <= 1e-9
+    ws = torch.stack([w] * 4, dim=1)
+    # float32 held these weights on the way in.
+    assert far(generator(ws.transpose(0, 1), "const"), reference.synthesis(tensors, ws)) <= 1e-6
+    x = normal(1, 3, 8, 8, dtype=torch.float64).expand(4, -1, -1, -1)
+    theirs = reference.discriminator(tensors, x)
+    assert (discriminator(x)[:, 0] - theirs).abs().max() <= 1e-9 * theirs.abs().max()
+
+
 @pytest.mark.parametrize("layers", [1, 3])
 def test_classes(layers):
     """The label's embedding beside z in the mapping network, and in the discriminator as a projection."""
