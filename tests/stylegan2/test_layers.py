@@ -104,20 +104,61 @@ def test_mean_of_w_and_truncation():
     torch.testing.assert_close(mapping.truncate(w, 1.0), w)
 
 
+def test_truncation_of_the_coarse_layers():
+    mapping = MappingNetwork(8, 1)
+    mapping.mean_w.normal_()
+    w = torch.randn(6, 3, 8)
+    out = mapping.truncate(w, 0.5, cutoff=4)
+    torch.testing.assert_close(out[:4], (w[:4] + mapping.mean_w) / 2)
+    assert torch.equal(out[4:], w[4:])
+    torch.testing.assert_close(mapping.truncate(w, 0.5, cutoff=6), mapping.truncate(w, 0.5))
+    for wrong in ((w, -1), (w[0], 2)):
+        with pytest.raises(ValueError, match="a cutoff is the number of layers"):
+            mapping.truncate(wrong[0], 0.5, cutoff=wrong[1])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("n_classes", [0, 3])
+@pytest.mark.parametrize("n_layers", [1, 2])
+def test_mapping_is_the_published_one(n_classes, n_layers):
+    """z, beside it the embedded label, both normalised; then layers at a hundredth of the rate with gain √2."""
+    torch.manual_seed(0)
+    mapping = MappingNetwork(4, n_layers, n_classes=n_classes).double()
+    for parameter in mapping.parameters():
+        torch.nn.init.normal_(parameter, std=50)  # biases too, at the size of stored weights
+    z, labels = torch.randn(5, 4, dtype=torch.float64), torch.tensor([0, 2, 1, 1, 0])
+    w = z / (z.pow(2).mean(dim=1, keepdim=True) + 1e-8).sqrt()
+    if n_classes:
+        linear = mapping.embedding.linear
+        embedded = torch.stack([linear.weight.weight[:, label] for label in labels]) / math.sqrt(3) + linear.bias
+        w = torch.cat([w, embedded / (embedded.pow(2).mean(dim=1, keepdim=True) + 1e-8).sqrt()], dim=1)
+    for layer in mapping.layers:
+        w = w @ layer.weight.weight.T * (0.01 / math.sqrt(w.shape[1])) + 0.01 * layer.bias
+        w = math.sqrt(2) * torch.where(w > 0, w, 0.2 * w)
+    torch.testing.assert_close(mapping(z, labels if n_classes else None), w)
+
+
+def test_mapping_without_layers_only_normalises():
+    z = torch.randn(5, 4)
+    torch.testing.assert_close(MappingNetwork(4, 0)(z), z * (4 / z.pow(2).sum(dim=1, keepdim=True)).sqrt())
+    with pytest.raises(ValueError, match="labels need at least one layer"):
+        MappingNetwork(4, 0, n_classes=2)
+
+
 @settings(max_examples=20, deadline=None)
 @given(groups=st.integers(1, 3), size=st.integers(1, 4), features=st.integers(1, 4), seed=st.integers(0, 2**31))
 def test_minibatch_std_equals_the_formula(groups, size, features, seed):
     batch = groups * size
-    x = torch.randn(batch, features, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).float()
+    x = torch.randn(batch, features, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     out = MiniBatchStdDev(group_size=size)(x)
     torch.testing.assert_close(out[:, :features], x)
     effective_groups = batch // min(size, batch)
     for i in range(batch):
-        members = x.double()[i % effective_groups::effective_groups]
+        members = x[i % effective_groups::effective_groups]
         mean = sum(members) / len(members)
         variance = sum((m - mean) ** 2 for m in members) / len(members)
         expected = float((variance + 1e-8).sqrt().mean())
-        assert out[i, features].flatten().tolist() == pytest.approx([expected] * 6, rel=1e-5, abs=1e-6)
+        assert out[i, features].flatten().tolist() == pytest.approx([expected] * 6, rel=1e-10)
 
 
 def test_minibatch_std_names_a_batch_it_cannot_group():
