@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from stylegan2.data.source import ImageSource, StoredImages
 
+GROUP_PIXELS = 2**18  # drawn at once where nobody draws ahead: PyTorch's calls cost more than few pixels do
 Batch = tuple[UInt8[Tensor, "batch 3 side side"], Int[Tensor, "batch"] | None]
 
 
@@ -36,11 +37,11 @@ class Loader:
     def batches(self, indices: Iterable[Int[Tensor, "batch"]]) -> Iterator[Batch]:
         """Images (0 … 255) and labels of each of these index tensors, in their order; as long as there are any.
 
-        Close the iterator, or drop it, to stop the workers. They read `indices` ahead, from this process.
+        `indices` are read ahead of the batches, in this process. Close the iterator to stop the workers.
         """
         if self.stored or self.workers == 0:
-            for index in indices:
-                yield self.batch(index)
+            for group in groups(indices, 1 if self.stored else GROUP_PIXELS // self.source.resolution**2):
+                yield from self.together(group)
             return
         loader = DataLoader(IndexedBatches(self.source), batch_size=None, sampler=indices,
                             num_workers=self.workers, pin_memory=self.device.type == "cuda",
@@ -54,11 +55,25 @@ class Loader:
         finally:  # dropping it is not enough: the traceback of an exception holds on to it
             iterator._shutdown_workers()  # type: ignore[attr-defined]
 
-    def batch(self, index: Int[Tensor, "batch"]) -> Batch:
-        """One batch, made here and now."""
+    def together(self, group: list[Int[Tensor, "_"]]) -> Iterator[Batch]:
+        """Some batches, made here and now and at once, which costs less than one by one."""
+        index, sizes = torch.cat(group), [len(index) for index in group]
         index = index.to(self.device) if self.stored else index
         images, labels = self.source.images(index), self.source.labels(index)
-        return images.to(self.device), labels if labels is None else labels.to(self.device)
+        each_labels = [None] * len(group) if labels is None else labels.to(self.device).split(sizes)
+        yield from zip(images.to(self.device).split(sizes), each_labels, strict=True)
+
+
+def groups(indices: Iterable[Int[Tensor, "_"]], size: int) -> Iterator[list[Int[Tensor, "_"]]]:
+    """Successive index tensors, as many as give at least `size` images; of the last ones fewer."""
+    group: list[Tensor] = []
+    for index in indices:
+        group.append(index)
+        if sum(map(len, group)) >= size:
+            yield group
+            group = []
+    if group:
+        yield group
 
 
 class IndexedBatches(Dataset):

@@ -161,6 +161,15 @@ class ArrayRows:
             pixels = np.moveaxis(pixels, 0, 2)  # [c, h, w] -> [h, w, c]
         return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels))
 
+    def pixels(self, resolution: int) -> np.ndarray | None:
+        """All images as [n, 3, resolution, resolution], where they need neither decoding nor resizing."""
+        array = self.array[:, None] if self.array.ndim == 3 else self.array
+        if self.array.ndim == 4 and array.shape[3] in (1, 3, 4):
+            array = np.moveaxis(array, 3, 1)
+        if array.shape[1] == 4 or array.shape[2:] != (resolution, resolution):
+            return None
+        return np.array(np.broadcast_to(array, (len(array), 3, resolution, resolution)), order="C")
+
 
 def load_npy(path: Path) -> np.ndarray:
     """

@@ -11,7 +11,7 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from stylegan2.data.decode import Colour, check_size, prepare
-from stylegan2.data.rows import SUFFIXES, Rows
+from stylegan2.data.rows import SUFFIXES, ArrayRows, Rows
 
 log = logging.getLogger(__name__)
 
@@ -138,6 +138,10 @@ def decode_now(rows: Rows, resolution: int, background: Colour) -> StoredImages:
     Raises:
         ValueError: none of them is usable.
     """
+    whole = rows.pixels(resolution) if isinstance(rows, ArrayRows) else None
+    if whole is not None:
+        labels = None if rows.labels is None else torch.from_numpy(rows.labels)
+        return StoredImages(torch.from_numpy(whole), labels, rows.class_names)
     pixels = np.empty((len(rows), resolution, resolution, 3), np.uint8)
 
     def fill(row: int) -> bool:

@@ -85,8 +85,9 @@ class ToyFaces:
         if index.numel() and (int(index.min()) < 0 or int(index.max()) >= self.size):
             raise IndexError(f"indices run from {int(index.min())} to {int(index.max())}; "
                              f"this set has 0 to {self.size - 1}")
-        return {name: factor.of(uniform(index, stream=k, seed=self.seed))
-                for k, (name, factor) in enumerate(FACTORS.items())}
+        streams = torch.arange(len(FACTORS), device=index.device)[:, None]
+        u = uniform(index, streams, self.seed)  # [factors, batch]
+        return {name: factor.of(u[k]) for k, (name, factor) in enumerate(FACTORS.items())}
 
     def __getitem__(self, index: Int[Tensor, "batch"]) -> tuple[UInt8[Tensor, "batch 3 side side"], Factors]:
         """Images (0 … 255) and the factors that they were drawn from."""
@@ -102,9 +103,10 @@ class ToyFaces:
         return self.factors(index)["hair"].long()
 
 
-def uniform(index: Int[Tensor, "batch"], stream: int, seed: int) -> Float[Tensor, "batch"]:
-    """A number in [0, 1) for each index: the SplitMix64 hash (Steele, Lea and Flood, 2014) of index, stream and
-    seed.
+def uniform(index: Int[Tensor, "batch"], stream: Int[Tensor, "streams 1"],
+            seed: int) -> Float[Tensor, "streams batch"]:
+    """A number in [0, 1) for each stream and index: the SplitMix64 hash (Steele, Lea and Flood, 2014) of stream, index
+    and seed.
     """
     z = ((seed * 1024 + stream) << 32) + index.long() + 1
     z = z * -0x61C8864680B583EB  # 0x9E3779B97F4A7C15, products wrap at 64 bits
@@ -211,7 +213,7 @@ def draw_glasses(canvas: Canvas, head: Frame, f: Factors) -> None:
     rim = f["glasses"].new_tensor([0.15, 0.13, 0.2])
     for side in (-1, 1):
         x = side * f["eye_spacing"] + f["yaw"]
-        canvas.paint(ellipse(head, x, -0.06, 0.24, 0.24).outline(0.04), rim, f["glasses"] == 1)
-        canvas.paint(rounded_box(head, x, -0.06, 0.23, 0.17, 0.05).outline(0.04), rim, f["glasses"] == 2)
+        canvas.paint(ellipse(head, x, -0.06, 0.24, 0.24, line=0.04), rim, f["glasses"] == 1)
+        canvas.paint(rounded_box(head, x, -0.06, 0.23, 0.17, 0.05, line=0.04), rim, f["glasses"] == 2)
     gap = f["eye_spacing"] - 0.24
     canvas.paint(segment(head, f["yaw"] - gap, -0.08, f["yaw"] + gap, -0.08, 0.03), rim, f["glasses"] > 0)

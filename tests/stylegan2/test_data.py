@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from stylegan2.data import FACTORS, HAIR_STYLES, ToyFaces, draw_faces, open_source, shuffled_indices
+from stylegan2.data.shapes import Canvas, Frame, ellipse
 from stylegan2.data.toyfaces import uniform
 
 
@@ -32,7 +33,7 @@ def split_mix_64(state):
 def test_the_same_faces_on_every_machine(index, stream, seed):
     """Factors come from 24 bits of an integer hash, which no machine's arithmetic can round differently."""
     expected = (split_mix_64(((seed * 1024 + stream) << 32) + index + 1) >> 40) / 2**24
-    assert uniform(torch.tensor([index]), stream, seed).item() == expected
+    assert uniform(torch.tensor([index]), torch.tensor([[stream]]), seed).item() == expected
 
 
 def test_factors_are_uniform_and_independent():
@@ -70,6 +71,33 @@ def test_faces_are_anti_aliased():
     averaged = torch.nn.functional.avg_pool2d(large, 8)
     assert (small - averaged).abs().mean() < 3  # of 255
     assert (small - averaged).square().mean().sqrt() < 8
+
+
+@pytest.mark.parametrize("resolution", [4, 32])
+@pytest.mark.parametrize("batch", [1, 40])
+def test_shapes_have_no_part_outside_their_area(monkeypatch, resolution, batch):
+    """Each shape is drawn on a small area only; on the whole canvas it gives the same image, bit for bit."""
+    index = torch.arange(min(40, 10 * batch)).split(batch)
+    faces = ToyFaces(resolution)
+    small = torch.cat([faces.images(i) for i in index])
+    monkeypatch.setattr(Frame, "around", lambda frame, *circle: frame)
+    torch.testing.assert_close(small, torch.cat([faces.images(i) for i in index]), rtol=0, atol=0)
+
+
+@settings(max_examples=30, deadline=None)
+@given(x=st.floats(-1, 1), y=st.floats(-1, 1), a=st.floats(0.02, 0.9), ratio=st.floats(1, 15), angle=st.floats(-3, 3))
+def test_the_area_of_an_ellipse(x, y, a, ratio, angle):
+    """Thin ones too, whose distance grows slowly beside their ends."""
+    canvas = Canvas(32, torch.zeros(1, 3))
+    frame = canvas.place(torch.tensor([x]), torch.tensor([y]), torch.tensor([0.8]), torch.tensor([angle]))
+    found = ellipse(frame, 0.1, -0.1, a, a / ratio)
+    u, v = frame.x.double() - 0.1, frame.y.double() + 0.1
+    value = ((u / a) ** 2 + (v * ratio / a) ** 2).sqrt()
+    slope = ((u / a**2) ** 2 + (v * ratio**2 / a**2) ** 2).sqrt() / value
+    whole = (0.5 - (value - 1) / slope * frame.pixels).clamp(0, 1).float()
+    area = torch.zeros(1, 32, 32)
+    area[:, found.where[0], found.where[1]] = found.coverage
+    torch.testing.assert_close(area, whole, rtol=0, atol=1e-3)
 
 
 def test_factors_come_with_the_images():

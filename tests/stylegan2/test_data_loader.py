@@ -76,6 +76,22 @@ def test_indices_may_go_on_for_ever():
     torch.testing.assert_close(torch.stack(found), torch.stack([ToyFaces(8, size=12).images(i) for i in order(6)]))
 
 
+def test_several_batches_are_drawn_at_once(monkeypatch):
+    """Of any size, and read ahead no farther than what is drawn at once."""
+    monkeypatch.setattr(loader, "GROUP_PIXELS", 10 * 8**2)
+    faces, read = ToyFaces(8, size=12), []
+
+    def indices():
+        for k, size in enumerate([4, 4, 1, 4, 2]):
+            read.append(k)
+            yield torch.arange(size)
+
+    batches = Loader(faces, CPU).batches(indices())
+    next(batches)
+    assert read == [0, 1, 2, 3]
+    assert [len(labels) for _, labels in batches] == [4, 1, 4, 2]
+
+
 def workers_end(before, seconds=20):
     end = time.monotonic() + seconds
     while (left := set(multiprocessing.active_children()) - before) and time.monotonic() < end:
