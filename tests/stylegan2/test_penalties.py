@@ -16,10 +16,20 @@ from stylegan2 import (
     GradientPenalty,
     MiniBatchStdDev,
     PathLengthPenalty,
+    Smooth,
     UpSample,
     path_lengths,
 )
-from stylegan2.losses import logistic_discriminator_loss, logistic_generator_loss
+from stylegan2.generator import ResidualGenerator
+from stylegan2.losses import (
+    hinge_discriminator_loss,
+    logistic_discriminator_loss,
+    logistic_generator_loss,
+    wasserstein_discriminator_loss,
+    wasserstein_generator_loss,
+)
+from stylegan2.penalties import WassersteinGradientPenalty, interpolates
+from stylegan2.stylegan1 import AdaINBlock, GrowingGenerator
 
 
 @settings(max_examples=10, deadline=None)
@@ -41,25 +51,85 @@ def test_r1_of_a_quadratic_critic():
     torch.testing.assert_close(penalty, 9 * x.square().sum(dim=(1, 2, 3)).mean())
 
 
-def test_r1_wants_images_with_a_gradient():
+@pytest.mark.parametrize("penalty", [GradientPenalty(), WassersteinGradientPenalty()])
+def test_penalties_want_images_with_a_gradient(penalty):
     with pytest.raises(ValueError, match="requires_grad_"):
-        GradientPenalty()(torch.zeros(2, 3, 4, 4), torch.zeros(2, 1))
+        penalty(torch.zeros(2, 3, 4, 4), torch.zeros(2, 1))
+
+
+@settings(max_examples=10, deadline=None)
+@given(batch=st.integers(1, 5), side=st.integers(1, 4), seed=st.integers(0, 2**31))
+def test_wgan_gp_of_a_linear_critic(batch, side, seed):
+    """D(x) = v·x: the gradient is v everywhere, the penalty (|v| − 1)², its gradient 2(|v| − 1)·v/|v|."""
+    torch.manual_seed(seed)
+    critic = torch.nn.Linear(3 * side * side, 1).double()
+    real, fake = torch.randn(2, batch, 3, side, side, dtype=torch.float64)
+    x = interpolates(real, fake)
+    penalty = WassersteinGradientPenalty()(x, critic(x.flatten(1)))
+    length = critic.weight.norm()
+    torch.testing.assert_close(penalty, (length - 1).square())
+    gradient, = torch.autograd.grad(penalty, critic.weight)
+    torch.testing.assert_close(gradient, 2 * (length - 1) * critic.weight / length)
+
+
+def test_wgan_gp_takes_one_length_per_sample():
+    """D(x) = |x|²/2 per sample: the gradient is x, so the penalty is the mean of (|x| − 1)²."""
+    x = torch.randn(4, 3, 2, 2, dtype=torch.float64, requires_grad=True)
+    penalty = WassersteinGradientPenalty()(x, x.square().sum(dim=(1, 2, 3)).unsqueeze(1) / 2)
+    torch.testing.assert_close(penalty, (x.flatten(1).norm(dim=1) - 1).square().mean())
+
+
+def test_interpolates_lie_between_at_one_place_per_sample():
+    torch.manual_seed(0)
+    real, fake = torch.randn(2, 500, 3, 2, 2, dtype=torch.float64, requires_grad=True)
+    x = interpolates(real, fake)
+    t = ((x - real) / (fake - real)).flatten(1).detach()
+    torch.testing.assert_close(t, t[:, :1].expand_as(t))
+    assert 0 <= t.min() < 0.02 < 0.98 < t.max() <= 1
+    assert t.mean().item() == pytest.approx(0.5, abs=0.05)
+    assert x.requires_grad
+    assert x.is_leaf
+
+
+def test_a_critic_that_sees_nothing_is_pushed_and_not_made_nan():
+    """The gradient of √ at 0 is infinite: a constant critic, and a generator without styles, must give numbers."""
+    weight = torch.zeros(12, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(2, 3, 2, 2, dtype=torch.float64, requires_grad=True)
+    penalty = WassersteinGradientPenalty()(x, (x.flatten(1) * weight).sum(dim=1, keepdim=True))
+    assert penalty.item() == 1
+    assert torch.autograd.grad(penalty, weight)[0].isfinite().all()
+
+
+def test_path_length_of_an_image_that_does_not_depend_on_w():
+    theta = torch.zeros([], dtype=torch.float64, requires_grad=True)
+    w = torch.randn(2, 3, 12, dtype=torch.float64, requires_grad=True)
+    x = theta * w.sum(dim=0).reshape(3, 3, 2, 2)
+    penalty = PathLengthPenalty().double()
+    penalty.mean_length.fill_(1.0)
+    value = penalty(w, x)
+    assert value.item() == pytest.approx(0.99**2)
+    assert torch.autograd.grad(value, theta)[0].isfinite()
+    partly = torch.tensor([0.0, 1, 2], dtype=torch.float64)[:, None, None, None] * w.sum(dim=0).reshape(3, 3, 2, 2)
+    lengths = path_lengths(w, partly, torch.ones_like(partly))
+    torch.testing.assert_close(lengths, torch.tensor([0.0, 1, 2], dtype=torch.float64) * math.sqrt(12))
 
 
 def jacobian_lengths(generator, w, y):
     """‖Jᵀy‖ from the dense Jacobian of each sample alone."""
     lengths = []
     for i in range(w.shape[1]):
-        jacobian = torch.autograd.functional.jacobian(lambda v: generator(v[:, None], None)[0], w[:, i])
+        jacobian = torch.autograd.functional.jacobian(lambda v: generator(v[:, None], None)[0], w[:, i],
+                                                          vectorize=True)
         product = torch.einsum("chwld,chw->ld", jacobian, y[i])
         lengths.append(product.square().sum(dim=1).mean().sqrt())
     return torch.stack(lengths)
 
 
-@pytest.mark.parametrize("length", [2, 4])
-def test_path_lengths_equal_the_dense_jacobian(length):
+@pytest.mark.parametrize(("build", "length"), [(Generator, 2), (Generator, 4), (ResidualGenerator, 4),
+                                               (lambda *sizes: GrowingGenerator(*sizes, AdaINBlock), 4)])
+def test_path_lengths_equal_the_dense_jacobian(build, length):
     torch.manual_seed(0)
-    generator = Generator(3, 5, 4, 4).double()
+    generator = build(3, 5, 4, 4).double()
     w = torch.randn(length, 3, 5, dtype=torch.float64, requires_grad=True)
     x = generator(w, None)
     y = torch.randn_like(x) / math.sqrt(64)
@@ -101,21 +171,20 @@ def test_path_lengths_want_w_with_a_gradient():
         path_lengths(torch.zeros(2, 1, 4), torch.zeros(1, 3, 4, 4))
 
 
-@pytest.mark.parametrize("layer", [UpSample(), DownSample(), MiniBatchStdDev(2)])
+@pytest.mark.parametrize("layer", [UpSample(), DownSample(), Smooth(padding=2), MiniBatchStdDev(2)])
 def test_second_derivatives_of_layers(layer):
     torch.manual_seed(0)
-    layer = layer.double()
-    # Minibatch std works in float32: check the formula's derivatives with the cast taken out.
-    if isinstance(layer, MiniBatchStdDev):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(torch.Tensor, "float", lambda self: self)
-            x = torch.randn(4, 2, 2, 2, dtype=torch.float64, requires_grad=True)
-            assert gradcheck(layer, (x,))
-            assert gradgradcheck(layer, (x,))
-        return
-    x = torch.randn(1, 2, 4, 4, dtype=torch.float64, requires_grad=True)
-    assert gradcheck(layer, (x,))
+    x = torch.randn(4, 2, 2, 2, dtype=torch.float64, requires_grad=True)
+    assert gradcheck(layer.double(), (x,))
     assert gradgradcheck(layer, (x,))
+
+
+def test_second_derivatives_of_the_projection_head():
+    torch.manual_seed(0)
+    discriminator, labels = Discriminator(2, 2, 2, n_classes=2).double(), torch.tensor([0, 1])
+    x = torch.randn(2, 3, 4, 4, dtype=torch.float64, requires_grad=True)
+    assert gradcheck(discriminator, (x, labels), fast_mode=True)
+    assert gradgradcheck(discriminator, (x, labels), fast_mode=True)
 
 
 @pytest.mark.parametrize("form", ["scale_weights", "scale_activations"])
@@ -136,9 +205,7 @@ def test_r1_gradient_through_the_whole_discriminator():
     x = torch.randn(4, 3, 8, 8, dtype=torch.float64, requires_grad=True)
 
     def r1():
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(torch.Tensor, "float", lambda self: self)  # the score is given out in float32
-            return GradientPenalty()(x, discriminator(x))
+        return GradientPenalty()(x, discriminator(x))
 
     parameters = list(discriminator.parameters())
     gradients = torch.autograd.grad(r1(), parameters, materialize_grads=True, allow_unused=True)
@@ -156,10 +223,16 @@ def test_r1_gradient_through_the_whole_discriminator():
     assert slope == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-5)
 
 
-def test_losses_are_the_logistic_ones():
+def test_losses():
     real, fake = torch.randn(7, 1, dtype=torch.float64), torch.randn(5, 1, dtype=torch.float64)
     sigmoid = torch.sigmoid
     torch.testing.assert_close(logistic_discriminator_loss(real, fake),
                                -sigmoid(real).log().mean() - (1 - sigmoid(fake)).log().mean())
     torch.testing.assert_close(logistic_generator_loss(fake), -sigmoid(fake).log().mean())
     assert math.isfinite(logistic_generator_loss(torch.tensor([[-1e4]])).item())
+    r, f = real.flatten().tolist(), fake.flatten().tolist()
+    assert hinge_discriminator_loss(real, fake).item() == pytest.approx(
+        sum(max(0, 1 - a) for a in r) / 7 + sum(max(0, 1 + b) for b in f) / 5)
+    assert wasserstein_discriminator_loss(real, fake).item() == pytest.approx(
+        sum(f) / 5 - sum(r) / 7 + 0.001 * sum(a * a for a in r) / 7)
+    assert wasserstein_generator_loss(fake).item() == pytest.approx(-sum(f) / 5)
