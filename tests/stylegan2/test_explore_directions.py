@@ -37,7 +37,7 @@ def test_which_styles_a_layer_has():
     assert not any(module._forward_pre_hooks for module in trained.modules())
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 2**20), first=st.integers(0, 5), length=st.integers(1, 6))
 def test_no_direction_changes_the_styles_more_than_sefas_first(seed, first, length):
     trained = tiny()

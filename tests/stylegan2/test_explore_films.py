@@ -48,6 +48,12 @@ def test_slerp_between_vectors_that_are_nearly_the_same():
     torch.testing.assert_close(explore.slerp(a, b, 0.5), (a + b) / 2, atol=1e-6, rtol=0)
 
 
+def test_slerp_takes_a_t_for_each_vector():
+    a, b, t = torch.randn(3, 6), torch.randn(3, 6), torch.tensor([0.0, 0.25, 1.0])
+    each = torch.stack([explore.slerp(a[i], b[i], t[i].item()) for i in range(3)])
+    torch.testing.assert_close(explore.slerp(a, b, t[:, None]), each)
+
+
 def test_slerp_does_not_know_the_way_to_the_opposite():
     with pytest.raises(ValueError, match="opposite"):
         explore.slerp(torch.ones(1, 4), -torch.ones(1, 4), 0.5)
