@@ -197,7 +197,7 @@ PRESETS: dict[str, Settings] = {
         r1_interval=1, path_length_weight=0.0),
     "progan": Settings(
         model="progan", style="none", generator="plain", discriminator="plain", growing=True, grow_from=4,
-        mapping_layers=0, style_mixing=0.0, loss="wasserstein", learning_rate=0.003, r1_interval=1,
+        grow_images=8_000, mapping_layers=0, style_mixing=0.0, loss="wasserstein", learning_rate=0.003, r1_interval=1,
         path_length_weight=0.0),
 }
 """What each generation starts from: its paper's method, at the size and rate of a short run."""
