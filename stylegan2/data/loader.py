@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 
 import torch
 from jaxtyping import Int, UInt8
@@ -34,7 +34,7 @@ class Loader:
         self.device, self.stored = device, isinstance(source, StoredImages)
         self.workers = default_workers(device) if workers is None else workers
 
-    def batches(self, indices: Iterable[Int[Tensor, "batch"]]) -> Iterator[Batch]:
+    def batches(self, indices: Iterable[Int[Tensor, "_"]]) -> Generator[Batch, None, None]:
         """Images (0 … 255) and labels of each of these index tensors, in their order; as long as there are any.
 
         `indices` are read ahead of the batches, in this process. Close the iterator to stop the workers.

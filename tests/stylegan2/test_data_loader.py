@@ -3,6 +3,8 @@
 import itertools
 import multiprocessing
 import os
+import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -128,7 +130,7 @@ SCRIPT = """
     from stylegan2.data import Loader, open_source, opening
 
     if __name__ == "__main__":
-        multiprocessing.set_start_method("{method}")
+        multiprocessing.set_start_method("fork")
         opening.MEMORY_LIMIT = 0
         stopped = []
         signal.signal(signal.SIGINT, lambda *_: stopped.append(1))  # as the trainer does: finish the step, then stop
@@ -144,8 +146,8 @@ SCRIPT = """
 """
 
 
-def start(folder, method):
-    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(SCRIPT.format(method=method)), str(folder)],
+def start(folder):
+    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(SCRIPT), str(folder)],
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
     assert process.stdout.readline() == "4\n"
     return process, [int(pid) for pid in process.stdout.readline().split()]
@@ -159,7 +161,7 @@ def gone(pids, seconds=20):
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="POSIX signals")
 def test_control_c_stops_the_trainer_before_its_workers(folder):
     """A terminal sends SIGINT to every process; those that decode go on until the last step is done."""
-    process, pids = start(folder, "fork")
+    process, pids = start(folder)
     os.killpg(process.pid, signal.SIGINT)
     rest = process.communicate(timeout=60)[0]
     assert rest == "stopped\n"
@@ -169,20 +171,19 @@ def test_control_c_stops_the_trainer_before_its_workers(folder):
 
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="POSIX signals")
 def test_workers_outlive_no_kill(folder):
-    process, pids = start(folder, "fork")
+    process, pids = start(folder)
     assert len(pids) == 2
     process.kill()
     process.wait()
     assert gone(pids)
 
 
-@pytest.mark.parametrize("method", ["spawn"])
-def test_sources_reach_processes_that_share_nothing(folder, monkeypatch, method):
-    """Where processes are spawned (Windows, macOS, Python 3.14), zips and folders are opened by each of them."""
-    import pickle
-
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_sources_reach_processes_that_share_nothing(folder, monkeypatch, kind):
+    """Where processes are spawned (Windows, macOS, Python 3.14), each opens the files for itself."""
     monkeypatch.setattr(opening, "MEMORY_LIMIT", 0)
-    source = open_source(folder, 8)
+    path = shutil.make_archive(str(folder / "set"), "zip", folder) if kind == "zip" else folder
+    source = open_source(path, 8)
     index = torch.arange(12)
     torch.testing.assert_close(pickle.loads(pickle.dumps(source)).images(index), source.images(index))
 
