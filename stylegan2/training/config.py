@@ -23,8 +23,8 @@ class Settings:
     model: Model = "stylegan2"
     """Which generation's settings the others start from: progan, stylegan, or stylegan2."""
     data: str = "toyfaces"
-    """What to train on: toyfaces (procedural, needs no download), the name of a public set (cifar10, fashion-mnist, …),
-    or the path of a folder, zip or array of images."""
+    """What to train on: toyfaces (procedural, needs no download); a public set, downloaded once (cifar10,
+    fashion-mnist, afhq, ffhq-thumbnails); or the path of a folder or zip of images, or of an array (.npy, .npz)."""
     resolution: int = 32
     """Side of the images in pixels, a power of two."""
     background: tuple[int, int, int] = (255, 255, 255)

@@ -10,8 +10,9 @@ discriminator is frozen in the generator's step, R1 alone gives the last bias no
 layers out.
 """
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -65,6 +66,15 @@ class Processes:
         from accelerate.utils import gather_object
 
         return gather_object([thing])
+
+    @contextlib.contextmanager
+    def first_alone(self) -> Iterator[None]:
+        """The first process does what is inside before the others may."""
+        if self.rank > 0:
+            self.wait()
+        yield
+        if self.rank == 0:
+            self.wait()
 
     def wait(self) -> None:
         """Go on when all processes have come here."""

@@ -54,7 +54,8 @@ class Trainer:
         self.device, self.writes = self.processes.device, self.processes.rank == 0
         settings.check_parts(self.processes.count)
         refuse_to_mix(run, resume)
-        self.source = open_source(settings.data, settings.resolution, settings.background)
+        with self.processes.first_alone():  # a public set is downloaded once
+            self.source = open_source(settings.data, settings.resolution, settings.background)
         self.loader = Loader(self.source, self.device, workers)
         class_weights = frequencies(self.source, settings) if settings.labels else None
         self.processes.wait()  # until all have seen that the folder is free
