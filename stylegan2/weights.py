@@ -24,7 +24,7 @@ def load_generator(folder: str | Path) -> TrainedGenerator:
         path = checkpoints(folder)[-1]
     tensors, state = load_tensors(path)
     settings = Settings.load(folder / "settings.json")
-    classes = tensors.get("average.mapping.embedding.weight.weight")  # [features, classes]
+    classes = tensors.get("average.mapping.embedding.linear.weight.weight")  # [features, classes]
     n_classes = 0 if classes is None else classes.shape[1]
     trained = TrainedGenerator(settings, make_mapping(settings, n_classes), make_generator(settings))
     load_module("average", trained, tensors, path)

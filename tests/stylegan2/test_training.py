@@ -239,6 +239,19 @@ def test_a_pipe_gets_plain_lines(tmp_path):
     assert "s left  loss.discriminator" in done.stdout
 
 
+def test_a_run_with_labels(tmp_path):
+    """Loaded again, it draws what is asked for; and its classes in turn when nothing is."""
+    Trainer(tmp_path, Settings(**TINY, images=40, labels=True)).train()
+    trained = load_generator(tmp_path)
+    assert trained.mapping.n_classes == 5  # ToyFaces: its styles of hair
+    z = torch.randn(1, 8).expand(2, 8)
+    images = trained(z, labels=torch.tensor([0, 3]))
+    assert not torch.allclose(images[0], images[1])
+    torch.testing.assert_close(sample(trained, 6), sample(trained, 6, labels=torch.arange(6) % 5))
+    with pytest.raises(ValueError, match="labels are missing"):
+        trained(z)
+
+
 def test_labels_need_a_set_that_has_some(tmp_path):
     (tmp_path / "data").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "data" / "0.png")
