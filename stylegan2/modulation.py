@@ -91,8 +91,8 @@ class Conv2dWeightModulate(nn.Module):
         batch = x.shape[0]
         weight = self.weight * s[:, None, :, None, None]  # [batch, out, in, k, k]
         if self.demodulate:
-            energy = weight.square().sum(dim=(2, 3, 4), keepdim=True)  # [batch, out, 1, 1, 1]
-            weight = weight * torch.rsqrt(energy + self.eps)
+            energy = weight.square().sum(dim=(2, 3, 4))  # [batch, out]
+            weight = weight * torch.rsqrt(energy + self.eps)[:, :, None, None, None]
         x = x.reshape(1, -1, *x.shape[2:])  # [1, batch·in, h, w]
         x = self.convolve(x, weight.flatten(0, 1).to(x.dtype), groups=batch)
         return x.reshape(batch, -1, *x.shape[2:])  # from [1, batch·out, h2, w2]
