@@ -65,6 +65,39 @@ def test_every_generator_learns_from_every_discriminator(
                 assert parameter.grad.isfinite().all(), name
 
 
+@settings(max_examples=40, deadline=None)
+@given(build=st.sampled_from([*((g, style) for g in STYLED for style in (StyleBlock, AdaINBlock)),
+                              (ProgressiveGenerator, None)]),
+       judge=st.sampled_from(DISCRIMINATORS), log_resolution=st.integers(2, 4), n_features=st.integers(1, 4),
+       max_features=st.integers(1, 8), d_latent=st.integers(1, 5), n_classes=st.integers(0, 3),
+       groups=st.integers(1, 2), per_layer=st.booleans(), noise=st.sampled_from(["random", "const", None]))
+def test_every_generator_learns_from_every_discriminator(
+        build, judge, log_resolution, n_features, max_features, d_latent, n_classes, groups, per_layer, noise):
+    make, style = build
+    sizes = (log_resolution, d_latent, n_features, max_features)
+    generator = make(*sizes) if style is None else make(*sizes, style)
+    discriminator = judge(log_resolution, n_features, max_features, 2, n_classes)
+    mapping = MappingNetwork(d_latent, 2, n_classes=n_classes)
+    batch = 2 * groups
+    labels = torch.randint(n_classes, [batch]) if n_classes else None
+    length = generator.n_layers if per_layer else generator.n_blocks
+    w = mapping(torch.randn(batch, d_latent), labels).expand(length, -1, -1)
+    images = generator(w, noise)
+    assert images.shape == (batch, 3, 2**log_resolution, 2**log_resolution)
+    scores = discriminator(images, labels)
+    assert scores.shape == (batch, 1)
+    logistic_generator_loss(scores).backward()
+    unused = {"to_rgb.layers", "from_rgb."}  # a grown network does not look at the lower images
+    for network in (mapping, generator, discriminator):
+        for name, parameter in network.named_parameters():
+            if noise is None and "noise_strength" in name:
+                continue
+            if parameter.grad is None:
+                assert any(name.startswith(part) for part in unused), name
+            else:
+                assert parameter.grad.isfinite().all(), name
+
+
 def test_channels_follow_the_published_rule():
     """min(channel_base / resolution, channel_max), with n_features = channel_base / the highest resolution."""
     for log_resolution, base, most in ((5, 16384, 512), (8, 16384, 512), (10, 32768, 512), (5, 1024, 256)):
@@ -343,6 +376,206 @@ def test_no_layer_of_a_network_starts_far_from_unit_scale(build):
         network(torch.randn(8, 3, 1, 1).expand(-1, -1, 64, 64))
     assert len(scales) >= 9
     assert 0.1 < min(scales) < max(scales) < 20, scales
+
+
+# The published networks (StyleGAN2-ADA's parameterisation), as plain functions of their weights in float64.
+
+FIR = torch.outer(torch.tensor([1.0, 3, 3, 1]), torch.tensor([1.0, 3, 3, 1])).double()[None, None] / 64
+
+
+def fir(x, pad, gain=1.0):  # pad: left, right, top, bottom
+    return torch.cat([F.conv2d(F.pad(channel, pad), FIR * gain) for channel in x.split(1, dim=1)], dim=1)
+
+
+def zeros_between(x):
+    wide = torch.zeros(*x.shape[:2], 2 * x.shape[2], 2 * x.shape[3], dtype=x.dtype)
+    wide[..., ::2, ::2] = x
+    return wide
+
+
+def leaky(x):
+    return torch.where(x > 0, x, 0.2 * x) * math.sqrt(2)
+
+
+def affine(w, state, name):
+    return w @ state[f"{name}.weight.weight"].T / math.sqrt(w.shape[1]) + state[f"{name}.bias"]
+
+
+def styled(x, w, noise, state, name, up=False):
+    """One sample after the other."""
+    s, out = affine(w, state, f"{name}.to_style"), []
+    for sample, style in zip(x, s, strict=True):
+        kernel = state[f"{name}.conv.weight"] * style[:, None, None]
+        kernel = kernel / (kernel.pow(2).sum(dim=(1, 2, 3), keepdim=True) + 1e-8).sqrt()
+        if up:  # a transposed convolution is a plain one with the flipped kernel over zeros between the pixels
+            wide = F.pad(zeros_between(sample[None])[..., :-1, :-1], (2, 2, 2, 2))
+            out.append(fir(F.conv2d(wide, kernel.flip(2, 3)), (1, 1, 1, 1), gain=4))
+        else:
+            out.append(F.conv2d(sample[None], kernel, padding=1))
+    x = torch.cat(out) + noise * state[f"{name}.noise_strength"] + state[f"{name}.bias"][:, None, None]
+    return leaky(x)
+
+
+def to_rgb(x, w, state, name):
+    s = affine(w, state, f"{name}.to_style") / math.sqrt(x.shape[1])
+    return (torch.einsum("oi,bi,bihw->bohw", state[f"{name}.conv.weight"][:, :, 0, 0], s, x)
+            + state[f"{name}.bias"][:, None, None])
+
+
+def conv(x, state, name, gain, **options):
+    weight = state[f"{name}.weight.weight"]
+    y = F.conv2d(x, weight * (gain / math.sqrt(weight[0].numel())), **options)
+    return y + gain * state[f"{name}.bias"][:, None, None] if f"{name}.bias" in state else y
+
+
+def shaken(network):
+    """In float64, with biases and noise strengths, which start at 0, where no test sees them."""
+    for name, parameter in network.named_parameters():
+        if name.endswith("noise_strength"):
+            assert parameter.shape == ()  # one number per layer
+        if name.endswith(("noise_strength", "bias")) and "to_style" not in name:
+            assert parameter.eq(0).all()
+            torch.nn.init.normal_(parameter)
+        if name.endswith("to_style.bias"):
+            assert parameter.eq(1).all()
+    return network.double()
+
+
+@torch.no_grad()
+def test_the_generator_is_the_published_one():
+    torch.manual_seed(0)
+    generator = shaken(Generator(4, 6, 4, 8))
+    state, w = generator.state_dict(), torch.randn(6, 2, 6, dtype=torch.float64)
+    noise = [tuple(torch.randn(2, 1, 4 << i, 4 << i, dtype=torch.float64) for _ in range(2)) for i in range(3)]
+    x = styled(state["initial_constant"].expand(2, -1, -1, -1), w[0], noise[0][1], state, "style_block")
+    image = to_rgb(x, w[1], state, "to_rgb")
+    for i in range(2):
+        x = styled(x, w[2 * i + 1], noise[i + 1][0], state, f"blocks.{i}.style_block1", up=True)
+        x = styled(x, w[2 * i + 2], noise[i + 1][1], state, f"blocks.{i}.style_block2")
+        image = fir(zeros_between(image), (2, 1, 2, 1), gain=4) + to_rgb(x, w[2 * i + 3], state, f"blocks.{i}.to_rgb")
+    assert x.shape == (2, 4, 16, 16)
+    torch.testing.assert_close(generator(w, noise), image)
+
+
+@torch.no_grad()
+def test_a_residual_generator():
+    """Blocks with a 1×1 shortcut, √½ on the sum, toRGB at the end only."""
+    torch.manual_seed(0)
+    generator = shaken(ResidualGenerator(4, 6, 4, 8))
+    state, w = generator.state_dict(), torch.randn(6, 2, 6, dtype=torch.float64)
+    x = styled(state["initial_constant"].expand(2, -1, -1, -1), w[0], 0, state, "style_block")
+    for i in range(2):
+        y = styled(x, w[2 * i + 1], 0, state, f"blocks.{i}.style_block1", up=True)
+        y = styled(y, w[2 * i + 2], 0, state, f"blocks.{i}.style_block2")
+        shortcut = conv(fir(zeros_between(x), (2, 1, 2, 1), gain=4), state, f"blocks.{i}.residual.0", 1)
+        x = (y + shortcut) / math.sqrt(2)
+    torch.testing.assert_close(generator(w, None), to_rgb(x, w[5], state, "to_rgb"))
+
+
+def tail(x, state):
+    """Minibatch standard deviation in groups of 4, a convolution, two linear layers."""
+    groups = len(x) // 4
+    std = [(x[g::groups].var(dim=0, unbiased=False) + 1e-8).sqrt().mean() for g in range(groups)]
+    channel = torch.stack([std[i % groups] for i in range(len(x))])[:, None, None, None].expand(-1, 1, 4, 4)
+    x = leaky(conv(torch.cat([x, channel], dim=1), state, "conv.0", 1, padding=1)).flatten(1)
+    return affine(leaky(affine(x, state, "final.0")), state, "final.2")
+
+
+@torch.no_grad()
+def test_the_discriminator_is_the_published_one():
+    torch.manual_seed(0)
+    discriminator = shaken(Discriminator(4, 4, 8))
+    state, image = discriminator.state_dict(), torch.randn(8, 3, 16, 16, dtype=torch.float64)
+    x = leaky(conv(image, state, "from_rgb.0", 1))
+    for i in range(2):
+        shortcut = conv(fir(x, (1, 1, 1, 1))[..., ::2, ::2], state, f"blocks.{i}.residual.1", 1)
+        x = leaky(conv(x, state, f"blocks.{i}.block.0", 1, padding=1))
+        x = leaky(conv(fir(x, (2, 2, 2, 2)), state, f"blocks.{i}.block.3", 1, stride=2))
+        x = (x + shortcut) * math.sqrt(0.5)
+    torch.testing.assert_close(discriminator(image), tail(x, state))
+
+
+@torch.no_grad()
+def test_a_skip_discriminator_sees_the_image_at_every_resolution():
+    torch.manual_seed(0)
+    discriminator = shaken(SkipDiscriminator(4, 4, 8))
+    state, image = discriminator.state_dict(), torch.randn(4, 3, 16, 16, dtype=torch.float64)
+    x = leaky(conv(image, state, "from_rgb.0.0", 1))
+    expected = image
+    for i in range(2):
+        x = leaky(conv(x, state, f"blocks.{i}.0", 1, padding=1))
+        x = leaky(conv(fir(x, (2, 2, 2, 2)), state, f"blocks.{i}.3", 1, stride=2))
+        expected = fir(expected, (1, 1, 1, 1))[..., ::2, ::2]
+        x = x + leaky(conv(expected, state, f"from_rgb.{i + 1}.0", 1))
+    torch.testing.assert_close(discriminator(image), tail(x, state))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("label_layers", [0, 2])
+def test_the_score_of_an_image_and_its_label_is_a_projection(label_layers):
+    torch.manual_seed(0)
+    discriminator = shaken(Discriminator(2, 8, 8, n_classes=3, label_layers=label_layers))
+    state, image = discriminator.state_dict(), torch.randn(4, 3, 4, 4, dtype=torch.float64)
+    labels = torch.tensor([2, 0, 2, 1])
+    features = tail(leaky(conv(image, state, "from_rgb.0", 1)), state)
+    assert features.shape == (4, 8)
+    weight, bias = state["embedding.0.linear.weight.weight"], state["embedding.0.linear.bias"]
+    embedded = weight.T[labels] / math.sqrt(3) + bias
+    embedded = embedded / (embedded.pow(2).mean(dim=1, keepdim=True) + 1e-8).sqrt()
+    for i in range(label_layers):
+        weight, bias = state[f"embedding.1.{i}.weight.weight"], state[f"embedding.1.{i}.bias"]
+        embedded = leaky(embedded @ weight.T * (0.01 / math.sqrt(8)) + bias * 0.01)
+    expected = torch.stack([f @ e for f, e in zip(features, embedded, strict=True)]) / math.sqrt(8)
+    torch.testing.assert_close(discriminator(image, labels), expected[:, None])
+
+
+@pytest.mark.parametrize("network", [
+    lambda labels, n: MappingNetwork(4, 2, n_classes=n)(torch.randn(2, 4), labels),
+    lambda labels, n: Discriminator(2, 4, 4, n_classes=n)(torch.randn(2, 3, 4, 4), labels),
+    lambda labels, n: SkipDiscriminator(2, 4, 4, n_classes=n)(torch.randn(2, 3, 4, 4), labels),
+    lambda labels, n: GrowingDiscriminator(2, 4, 4, n_classes=n)(torch.randn(2, 3, 4, 4), labels)])
+@pytest.mark.parametrize(("labels", "n_classes", "message"), [
+    (None, 3, "labels are missing: this network was built with n_classes=3; give it one label per sample, 0 to 2"),
+    ([0, 1], 0, "without classes: build it with n_classes=…, or leave the labels out"),
+    ([0, 3], 3, "from 0 to 3: .* between 0 and 2"), ([-1, 2], 3, "from -1 to 2")])
+def test_labels_that_do_not_fit(network, labels, n_classes, message):
+    with pytest.raises(ValueError, match=message):
+        network(None if labels is None else torch.tensor(labels), n_classes)
+
+
+@pytest.mark.parametrize("kind", DISCRIMINATORS)
+def test_a_score_depends_on_its_own_label(kind):
+    torch.manual_seed(0)
+    discriminator, x = kind(3, 8, 8, n_classes=2), torch.randn(4, 3, 8, 8)
+    zeros, mixed = discriminator(x, torch.tensor([0, 0, 0, 0])), discriminator(x, torch.tensor([0, 1, 0, 0]))
+    assert (zeros != mixed).flatten().tolist() == [False, True, False, False]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", [Generator, ResidualGenerator])
+def test_every_layer_of_a_generator_starts_at_unit_scale(kind):
+    """The style block's output: demodulated to 1, and a leaky ReLU whose gain keeps its second moment near 1."""
+    torch.manual_seed(0)
+    generator, scales = kind(5, 64, 64, 64), {}
+    for name, module in generator.named_modules():
+        if isinstance(module, (StyleBlock, ResidualBlock)):
+            module.register_forward_hook(lambda m, args, out, name=name: scales.__setitem__(name, out.square().mean()))
+    generator(MappingNetwork(64, 8)(torch.randn(16, 64)).expand(4, -1, -1), None)
+    assert len(scales) == 7 + 3 * (kind is ResidualGenerator)
+    assert all(0.6 < scale.sqrt() < 1.4 for scale in scales.values()), scales
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", DISCRIMINATORS)
+def test_every_layer_of_a_discriminator_starts_at_unit_scale(kind):
+    """White images lose strength in every low-pass filter, so the images are smooth: one colour each."""
+    torch.manual_seed(0)
+    discriminator, scales = kind(5, 64, 64), {}
+    for name, module in discriminator.named_modules():
+        if isinstance(module, torch.nn.LeakyReLU) and "blocks" in name:
+            module.register_forward_hook(lambda m, args, out, name=name: scales.__setitem__(name, out.square().mean()))
+    discriminator(torch.randn(32, 3, 1, 1).expand(-1, -1, 32, 32))
+    print(scales)
 
 
 def test_residual_block_keeps_variance():
