@@ -4,7 +4,8 @@
 paper's toy problem.
 """
 
+from gradnorm.balance import Weighing
 from gradnorm.mocks import MockNetworkWithMultipleLosses
-from gradnorm.weighter import GradNormLossWeighter, Weighing
+from gradnorm.weighter import GradNormLossWeighter
 
 __all__ = ["GradNormLossWeighter", "MockNetworkWithMultipleLosses", "Weighing"]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Literal, overload
 
-from jaxtyping import Float
 from torch import Tensor, nn
+
+from gradnorm._typing import Float
 
 
 class MockNetworkWithMultipleLosses(nn.Module):

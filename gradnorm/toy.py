@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
-from gradnorm.weighter import GradNormLossWeighter, Weighing
+from gradnorm._typing import Float
+from gradnorm.balance import Weighing
+from gradnorm.weighter import GradNormLossWeighter
 
 METHODS = ("equal", "gradnorm", "uncertainty", "oracle")
 # Tasks, the network's learning rate, steps: the problems of a record. T = 2 twice, since the rate decides who wins.

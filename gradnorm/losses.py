@@ -1,0 +1,172 @@
+"""Losses as they come: their forms, names and masks, initial weights and values, and those that cannot be balanced."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradnorm._typing import Bool, Float
+
+Losses = Mapping[str, Any] | Sequence[Any] | Tensor  # of scalar tensors: `losses_by_name` refuses the rest
+Mask = Sequence[bool] | Bool[Tensor, " tasks"]
+ON_BAD_LOSS = ("skip", "raise")
+
+
+def require(value: float, name: str, at_least: float = 0.0, at_most: float = sys.float_info.max) -> None:
+    """Raise a ValueError that names the value, unless it is a finite number in [at_least, at_most]."""
+    if not at_least <= value <= at_most:
+        raise ValueError(f"{name} must be finite, at least {at_least:g} and at most {at_most:g}; got {value}")
+
+
+def require_one_of(value: str, name: str, choices: Sequence[str]) -> None:
+    """Raise a ValueError that names the choices, unless the value is one of them."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}")
+
+
+def name_losses(num_losses: int | None, weights: Sequence | Tensor | None, names: Sequence[str] | None) -> list[str]:
+    """The losses' names ("0", "1", … if not given), their number being what all that was given agrees on.
+
+    Raises:
+        ValueError: nothing was given, or fewer than two losses, or numbers that disagree, or a name twice.
+    """
+    counts = {len(given) for given in (weights, names) if given is not None}
+    counts |= set() if num_losses is None else {num_losses}
+    if len(counts) != 1 or min(counts) < 2:
+        raise ValueError(
+            "give the number of losses, at least two, by num_losses, loss_weights or loss_names, and let those given "
+            f"agree; got num_losses={num_losses}, loss_weights={weights}, loss_names={names}"
+        )
+    if names is None:
+        return [str(i) for i in range(counts.pop())]
+    if len(set(names)) < len(names):
+        raise ValueError(f"loss_names must differ from one another, got {tuple(names)}")
+    return list(names)
+
+
+def initial_weights(given: Sequence[float] | Tensor | None, count: int, as_given: bool) -> Float[Tensor, " tasks"]:
+    """Weights to start from: 1 each, or those given, rescaled to Σ w = T unless they are to be used as given.
+
+    Raises:
+        ValueError: a weight that is not positive and finite.
+    """
+    weights = torch.ones(count) if given is None else torch.as_tensor(given).detach().float()
+    if not (weights.isfinite() & (weights > 0)).all():
+        raise ValueError(f"loss_weights must be positive and finite, got {weights.tolist()}")
+    return weights.clone() if as_given else weights * (count / weights.sum())
+
+
+def losses_by_name(losses: Losses, names: Sequence[str]) -> dict[str, Tensor]:
+    """The losses by name, in the order of `names`, whatever form they come in.
+
+    A dict is read by its keys, and a named tuple by its fields where names were chosen; everything else by position.
+
+    Raises:
+        KeyError: keys or fields that are not `names`.
+        TypeError: a loss that is no tensor.
+        ValueError: a wrong number of losses, or one that is not a scalar.
+    """
+    if hasattr(losses, "_asdict") and names[0] != "0":  # no field can be called "0": these names were chosen
+        losses = losses._asdict()
+    if isinstance(losses, Mapping):
+        if set(losses) != set(names):
+            raise KeyError(
+                f"got losses named {tuple(losses)}, this weighter has {tuple(names)}; pass exactly these, or construct "
+                f"the weighter with loss_names={tuple(losses)}"
+            )
+        losses = [losses[name] for name in names]
+    if isinstance(losses, Tensor) and losses.ndim != 1:
+        raise ValueError(f"losses in one tensor must be 1-D, an entry for each loss; got shape {tuple(losses.shape)}")
+    if len(losses) != len(names):
+        raise ValueError(f"got {len(losses)} losses, this weighter has {len(names)}: {', '.join(names)}")
+    for name, loss in zip(names, losses, strict=True):
+        if not isinstance(loss, Tensor):
+            raise TypeError(f"loss {name!r} must be a scalar tensor, got {type(loss).__name__}")
+        if loss.ndim != 0:
+            raise ValueError(f"loss {name!r} must be a scalar, got shape {tuple(loss.shape)}; reduce it with .mean()")
+    return dict(zip(names, losses, strict=True))
+
+
+def masked_in(names: Sequence[str], mask: Mask | None) -> list[int]:
+    """The positions of the losses that a mask lets GradNorm balance; all of them without a mask.
+
+    Raises:
+        ValueError: a mask of another length, or with fewer than two losses in it.
+    """
+    if mask is None:
+        return list(range(len(names)))
+    chosen = [task for task, inside in enumerate(mask) if inside]
+    if len(mask) != len(names) or len(chosen) < 2:
+        raise ValueError(
+            f"loss_mask needs one entry for each of {', '.join(names)} and at least two that are True, got {mask}; "
+            "to balance nothing, set freeze=True"
+        )
+    return chosen
+
+
+def known_losses(names: Sequence[str], given: Mapping[str, float] | Sequence[float] | None) -> dict[int, float]:
+    """The initial losses that are known beforehand, by position.
+
+    Raises:
+        KeyError: a name that no loss has.
+        ValueError: a sequence that has not one entry for each loss, or a loss that is not positive and finite.
+    """
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        if len(given) != len(names):
+            raise ValueError(
+                f"initial_losses needs an entry for each of {', '.join(names)}, got {len(given)}; "
+                "name those you know in a dict, and the others are measured"
+            )
+        given = dict(zip(names, given, strict=True))
+    if strange := set(given) - set(names):
+        raise KeyError(f"initial_losses has {', '.join(sorted(strange))}; the losses are {', '.join(names)}")
+    for name, loss in given.items():
+        require(loss, f"initial_losses[{name!r}]", at_least=sys.float_info.min)
+    return {names.index(name): float(loss) for name, loss in given.items()}
+
+
+class BadLosses:
+    """Which losses can be balanced; of the others it warns once, or raises.
+
+    Args:
+        alpha: with α > 0 a loss must be positive: r_i^α has no meaning for another.
+        policy: "raise" refuses a loss that cannot be balanced; "skip" leaves it out of the update.
+    """
+
+    def __init__(self, alpha: float, policy: str) -> None:
+        self.positive, self.policy, self.warned = alpha > 0, policy, False
+
+    def sort_out(
+        self, names: Mapping[int, str], losses: Float[Tensor, " some"], lengths: Float[Tensor, " some"]
+    ) -> list[int]:
+        """The places in `names` of the losses that can be balanced: finite, with a finite gradient, positive if α > 0.
+
+        Raises:
+            ValueError: the policy is "raise" and a loss is bad. A gradient that is not finite raises nothing: that is
+                what a GradScaler makes now and then, and skips.
+        """
+        fine = losses.isfinite() & ((losses > 0) | (not self.positive))
+        good, usable = torch.stack([fine, fine & lengths.isfinite()]).tolist()  # the one wait for the device
+        if all(usable):
+            return list(range(len(usable)))
+        needs = "a loss that GradNorm balances must be finite" + (" and positive (α > 0)" if self.positive else "")
+        if self.policy == "raise" and not all(good):
+            bad = {name: float(loss) for name, loss, ok in zip(names.values(), losses, good, strict=True) if not ok}
+            raise ValueError(f"{needs}, got {bad}; mask it, freeze, or leave it out with on_bad_loss='skip'")
+        if not self.warned:
+            self.warned = True
+            left_out = ", ".join(name for name, ok in zip(names.values(), usable, strict=True) if not ok)
+            warnings.warn(
+                f"GradNorm leaves the weights of {left_out} as they are in this update: {needs}, and its gradient "
+                "finite. Further updates that leave losses out do so silently; a call's norms name those balanced",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        return [place for place, ok in enumerate(usable) if ok]

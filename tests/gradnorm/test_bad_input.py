@@ -1,0 +1,197 @@
+"""Losses that cannot be balanced, and what is refused."""
+
+import collections
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from gradnorm import GradNormLossWeighter
+
+DIM = 8
+
+
+# ——— losses that cannot be balanced ———
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("when", ["first", "later"])
+def test_unusable_losses_are_left_out_with_a_warning(bad, when, make, batches, train):
+    network, weighter = make()
+    data = batches(3)
+    if when == "later":
+        train(network, weighter, data)
+    before = weighter.loss_weights.clone()
+    losses = network(data[0])
+    losses[1] = losses[1] * 0 + bad
+    with pytest.warns(RuntimeWarning, match="leaves the weights of 1 "):
+        result = weighter(losses)
+    assert list(result.norms) == ["0", "2"]
+    assert weighter.loss_weights[1] == before[1]
+    assert not torch.equal(weighter.loss_weights, before)
+    for x in data:
+        weighter(network(x))  # all is well again
+    assert weighter.loss_weights.isfinite().all()
+    assert weighter.initial_losses.isfinite().all()
+    assert weighter.initted.all()
+
+
+def test_all_losses_unusable(make, batches):
+    network, weighter = make()
+    with pytest.warns(RuntimeWarning, match="leaves the weights of"):
+        result = weighter([loss * float("nan") for loss in network(batches(1)[0])])
+    assert result.norms == {}
+    assert weighter.loss_weights.tolist() == [1, 1, 1]
+
+
+def test_it_warns_once(make, batches):
+    network, weighter = make()
+    x = batches(1)[0]
+    bad = [True, True, True, False]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for b in bad:
+            losses = network(x)
+            result = weighter([losses[0] * float("nan") if b else losses[0], *losses[1:]])
+    assert len(caught) == 1
+    assert len(result.norms) == 3
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, float("nan"), float("inf")])
+def test_bad_losses_can_be_refused(make, batches, train, bad):
+    network, weighter = make(on_bad_loss="raise")
+    data = batches(2)
+    train(network, weighter, data)
+    before = weighter.loss_weights.clone()
+    losses = network(data[0])
+    with pytest.raises(ValueError, match=rf"finite and positive \(α > 0\), got \{{'1': {bad}\}}; mask it"):
+        weighter([losses[0], losses[1] * 0 + bad, losses[2]])
+    assert torch.equal(weighter.loss_weights, before)
+    train(network, weighter, data)
+
+
+def test_a_masked_loss_may_be_anything(make, batches):
+    network, weighter = make(on_bad_loss="raise", loss_mask=[True, False, True])
+    losses = network(batches(1)[0])
+    weighter([losses[0], losses[1] * float("nan"), losses[2]])
+    assert weighter.loss_weights.isfinite().all()
+
+
+def test_gradients_that_overflow_raise_nothing(make, batches):
+    """A GradScaler's factor is too large now and then; it skips the network's step, and GradNorm its own."""
+    network, weighter = make(on_bad_loss="raise")
+    losses = network(batches(1)[0])
+    with pytest.warns(RuntimeWarning, match="leaves the weights of 0, 1, 2"):
+        weighter(losses, scale=float(torch.finfo(torch.float32).max) * 100)
+    assert weighter.loss_weights.tolist() == [1, 1, 1]
+
+
+def test_without_restoring_force_a_negative_loss_is_as_good_as_any(make, batches):
+    network, weighter = make(restoring_force_alpha=0.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = weighter([-loss for loss in network(batches(1)[0])])
+    assert len(result.norms) == 3
+
+
+def test_vanishing_gradients_ask_for_nothing(make, batches):
+    network, weighter = make()
+    weighter([loss * 0 + 1 for loss in network(batches(1)[0])])
+    assert weighter.loss_weights.tolist() == [1, 1, 1]
+
+
+def test_float64_and_bfloat16_losses(make, batches):
+    for dtype in (torch.float64, torch.bfloat16):
+        network, weighter = make()
+        network.to(dtype)
+        weighter(network(batches(1)[0].to(dtype)))
+        assert weighter.loss_weights.dtype == torch.float32
+        assert not torch.equal(weighter.loss_weights, torch.ones(3))
+
+
+# ——— bad input ———
+
+
+@pytest.fixture
+def weighter_and_losses(make, batches):
+    network, weighter = make()
+    return weighter, network(batches(1)[0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "num_losses, loss_weights or loss_names"),
+        ({"num_losses": 1}, "at least two"),
+        ({"num_losses": 3, "loss_weights": [1.0, 1.0]}, "agree"),
+        ({"loss_names": ["a", "a"]}, "differ"),
+        ({"loss_weights": [1.0, 0.0]}, "positive and finite"),
+        ({"loss_weights": [1.0, float("nan")]}, "positive and finite"),
+        ({"num_losses": 2, "learning_rate": -1.0}, "learning_rate must be finite, at least 0"),
+        ({"num_losses": 2, "learning_rate": float("inf")}, "learning_rate"),
+        ({"num_losses": 2, "restoring_force_alpha": -0.5}, "restoring_force_alpha"),
+        ({"num_losses": 2, "initial_losses_decay": 1.5}, "at most 1"),
+        ({"num_losses": 2, "optimizer": "sgd"}, "optimizer must be one of 'plain', 'adam'; got 'sgd'"),
+        ({"num_losses": 2, "on_bad_loss": "warn"}, "on_bad_loss must be one of 'skip', 'raise'"),
+        ({"num_losses": 2, "initial_losses": [1.0]}, "initial_losses needs an entry for each of 0, 1, got 1"),
+        ({"num_losses": 2, "initial_losses": {"1": 0.0}}, r"initial_losses\['1'\] must be finite, at least"),
+        ({"num_losses": 2, "update_every": 0}, "update_every must be finite, at least 1"),
+        ({"num_losses": 2, "loss_mask": [True]}, "loss_mask needs one entry for each of 0, 1"),
+        ({"num_losses": 2, "loss_mask": [True, False]}, "at least two"),
+    ],
+)
+def test_bad_settings(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        GradNormLossWeighter(**arguments)
+
+
+def test_an_initial_loss_for_nothing():
+    with pytest.raises(KeyError, match="initial_losses has c; the losses are a, b"):
+        GradNormLossWeighter(loss_names=["a", "b"], initial_losses={"c": 1.0})
+
+
+def test_unknown_names():
+    weighter = GradNormLossWeighter(loss_names=["a", "b"], frozen=True)
+    one = torch.ones((), requires_grad=True)
+    with pytest.raises(KeyError, match=r"named \('a', 'c'\).*has \('a', 'b'\)"):
+        weighter({"a": one, "c": one})
+    with pytest.raises(KeyError, match="has"):
+        weighter(collections.namedtuple("Wrong", "a c")(one, one))
+    with pytest.raises(KeyError, match=r"loss_names=\('a', 'b'\)"):
+        GradNormLossWeighter(num_losses=2, frozen=True)({"a": one, "b": one})
+
+
+def test_losses_that_do_not_fit(weighter_and_losses):
+    weighter, losses = weighter_and_losses
+    with pytest.raises(ValueError, match="got 2 losses, this weighter has 3"):
+        weighter(losses[:2])
+    with pytest.raises(ValueError, match=r"loss '1' must be a scalar, got shape \(4,\); reduce it"):
+        weighter([losses[0], losses[1].expand(4), losses[2]])
+    with pytest.raises(ValueError, match="must be 1-D"):
+        weighter(torch.stack(losses)[None])
+    with pytest.raises(TypeError, match="loss '2' must be a scalar tensor, got float"):
+        weighter([losses[0], losses[1], 0.5])
+
+
+def test_a_loss_that_does_not_use_the_shared_parameter(weighter_and_losses):
+    weighter, losses = weighter_and_losses
+    own = nn.Parameter(torch.ones(()))
+    for stranger in (own.square(), torch.ones(())):
+        with pytest.raises(ValueError, match=r"loss '1' does not depend on.*loss_mask"):
+            weighter([losses[0], stranger, losses[2]])
+    assert own.grad is None, "nothing is back-propagated when a call is refused"
+
+
+def test_a_parameter_without_gradient(make, batches):
+    network, weighter = make()
+    losses = network(batches(1)[0])
+    network.backbone_parameter.requires_grad_(False)
+    with pytest.raises(ValueError, match="does not require a gradient; pass a trainable"):
+        weighter(losses)
+
+
+def test_nowhere_to_measure(make, batches):
+    network, _ = make()
+    with pytest.raises(ValueError, match="grad_norm_parameters, pass activations, or let the heads"):
+        GradNormLossWeighter(num_losses=3)(network(batches(1)[0]))

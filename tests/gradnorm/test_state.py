@@ -1,0 +1,144 @@
+"""What a weighter keeps between steps: memory, copies, resuming; and what the package needs."""
+
+import copy
+import io
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from gradnorm import GradNormLossWeighter, MockNetworkWithMultipleLosses
+
+DIM = 8
+
+
+# ——— memory, copies, resuming ———
+
+
+def test_memory_is_flat():
+    """10,000 steps in a process of their own: no tensor more, and the process no bigger."""
+    code = """
+import gc, resource, sys, torch
+from gradnorm import GradNormLossWeighter
+W = torch.nn.Parameter(torch.zeros(1))
+weighter = GradNormLossWeighter(
+    num_losses=2, learning_rate=0.01, restoring_force_alpha=0.5, grad_norm_parameters=W, optimizer="adam"
+)
+def run(steps):
+    for _ in range(steps):
+        weighter([6 * W.sum() + 1, 2 * W.sum() + 1])
+    gc.collect()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return sum(issubclass(type(o), torch.Tensor) for o in gc.get_objects()), peak
+tensors, peak = run(300)
+later, peak_later = run(10_000)
+print(later - tensors, peak_later - peak)
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    more_tensors, more_bytes = map(int, done.stdout.split())
+    assert more_tensors <= 0
+    assert more_bytes < 6e6
+
+
+def test_buffers_hold_no_graph(make, batches, train):
+    network, weighter = make()
+    train(network, weighter, batches(3))
+    assert all(buffer.grad_fn is None and not buffer.requires_grad for buffer in weighter.buffers())
+
+
+def test_deepcopy_goes_on_alone(make, batches, train):
+    network, weighter = make()
+    train(network, weighter, batches(3))
+    twin = copy.deepcopy(weighter)
+    assert twin.grad_norm_parameters[0] is network.backbone_parameter
+    x = batches(1, seed=5)[0]
+    before = weighter.loss_weights.clone()
+    twin(network(x))
+    assert torch.equal(weighter.loss_weights, before), "the copy moved the original"
+    weighter(network(x))
+    assert torch.equal(weighter.loss_weights, twin.loss_weights)
+
+
+def test_deepcopy_with_its_network(make, batches, train):
+    network, weighter = make()
+    train(network, weighter, batches(3))
+    network_twin, twin = copy.deepcopy((network, weighter))
+    assert twin.grad_norm_parameters[0] is network_twin.backbone_parameter
+    train(network, weighter, batches(3, seed=5))
+    train(network_twin, twin, batches(3, seed=5))
+    assert torch.equal(weighter.loss_weights, twin.loss_weights)
+
+
+@pytest.mark.parametrize("optimizer", ["plain", "adam"])
+def test_resume_is_exact(make, batches, train, optimizer):
+    """On schedule, too: the third step of every five is due."""
+    settings = {"optimizer": optimizer, "update_every": 5, "update_after_step": 2, "initial_losses_decay": 0.9}
+    network, weighter = make(**settings)
+    train(network, weighter, batches(5))
+    saved = io.BytesIO()
+    torch.save({"network": network.state_dict(), "weighter": weighter.state_dict()}, saved)
+    saved.seek(0)
+    state = torch.load(saved, weights_only=True)
+    network_later, later = make(seed=99, **settings)
+    network_later.load_state_dict(state["network"])
+    later.load_state_dict(state["weighter"])
+    train(network, weighter, batches(5, seed=7))
+    train(network_later, later, batches(5, seed=7))
+    for key, value in weighter.state_dict().items():
+        assert torch.equal(value, later.state_dict()[key]), key
+
+
+def test_buffers_are_made_where_the_parameter_is():
+    weighter = GradNormLossWeighter([1.0, 3.0], grad_norm_parameters=nn.Parameter(torch.zeros(1, device="meta")))
+    assert {buffer.device.type for buffer in weighter.buffers()} == {"meta"}
+
+
+def test_it_owns_buffers_and_no_parameters(make):
+    _, weighter = make()
+    assert list(weighter.parameters()) == []
+    names = {"loss_weights", "initial_losses", "loss_weights_grad", "step", "initted"}
+    assert names == set(weighter.state_dict())
+    weighter.loss_weights.numpy()
+
+
+# ——— the package ———
+
+
+def test_import_needs_torch_and_nothing_else():
+    """And works without jaxtyping: a training step with every annotation evaluated."""
+    code = """
+import sys
+import torch
+allowed = {name.split(".")[0] for name in sys.modules} | sys.stdlib_module_names | {"gradnorm"}  # torch's own affair
+class Wall:
+    def find_spec(self, name, *_):
+        if name.split(".")[0] not in allowed:
+            raise ImportError(f"{name} is walled off")
+sys.meta_path.insert(0, Wall())
+for name in ("jaxtyping", "accelerate"):
+    sys.modules.pop(name, None)
+    try:
+        __import__(name)
+    except ImportError:
+        continue
+    raise SystemExit(f"the wall has a hole: {name}")
+import typing
+import gradnorm, gradnorm.toy
+typing.get_type_hints(gradnorm.Weighing), typing.get_type_hints(gradnorm.algorithm.gradnorm_targets)
+network = gradnorm.MockNetworkWithMultipleLosses(8, 3)
+weighter = gradnorm.GradNormLossWeighter(num_losses=3, grad_norm_parameters=network.backbone_parameter)
+assert len(weighter(network(torch.randn(4, 8))).norms) == 3
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_mock():
+    network = MockNetworkWithMultipleLosses(DIM, num_losses=4)
+    assert network.backbone_parameter is network.backbone[-1].weight
+    losses, shared = network(torch.randn(2, DIM), return_backbone_outputs=True)
+    assert [loss.shape for loss in losses] == [()] * 4
+    assert all(loss > 0 for loss in losses)
+    assert shared.shape == (2, DIM)
