@@ -213,7 +213,7 @@ PROGRAMS = {
     "GLOBAL": (SYSTEM + b"(V" + TOUCH.encode() + b"\ntR.", "posix.system"),
     "STACK_GLOBAL": (b"\x80\x04\x8c\x05posix\x8c\x06system\x93\x8c\x01x\x85R.", "posix.system"),
     "STACK_GLOBAL, dotted": (b"\x80\x04\x8c\x0bcollections\x8c\x07abc.sys\x93.", "collections.abc.sys"),
-    "STACK_GLOBAL of no strings": (b"\x80\x04]]\x93.", r"asks for \[\]\.\[\]"),
+    "STACK_GLOBAL of no strings": (b"\x80\x04]]\x93.", "network.pkl"),
     "INST": (b"(S'" + TOUCH.encode() + b"'\niposix\nsystem\n.", "MARK|STRING|INST"),
     "INST first": (b"(iposix\nsystem\n.", "INST"),
     "OBJ": (b"(ccollections\nOrderedDict\no.", "OBJ"),
