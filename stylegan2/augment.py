@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from stylegan2.warp import warp
+from stylegan2.warp import affine_warp
 
 Draw = Callable[[Tensor, int], Tensor]
 """Draws one parameter a sample, like a given vector [batch], for images of a given side; gives a matrix a sample."""
@@ -67,7 +67,7 @@ class AdaptiveAugment(nn.Module):
         # Double precision, because a GPU may be told to round products of single-precision matrices.
         like = torch.empty(len(images), dtype=torch.float64, device=images.device)
         with torch.autocast(images.device.type, enabled=False):
-            images = warp(images, self.draw(GEOMETRY, identity(like, 3), images.shape[-1]))
+            images = affine_warp(images, self.draw(GEOMETRY, identity(like, 3), images.shape[-1]))
             return recolour(images, self.draw(COLOUR, identity(like, 4), images.shape[-1]))
 
     def draw(self, among: dict[str, Draw], product: Float[Tensor, "batch n n"],
@@ -209,8 +209,8 @@ def saturation(like: Float[Tensor, "batch"], side: int) -> Float[Tensor, "batch 
     return about_grey(torch.ones_like(like), torch.exp2(torch.randn_like(like)), torch.zeros_like(like))
 
 
-# In the order of their product. `warp` goes from the output back to the image, so the first happens to the image first,
-# and what is drawn is an inverse: each of these distributions is that of its inverse too.
+# In the order of their product. `affine_warp` goes from the output back to the image, so the first happens to the image
+# first, and what is drawn is an inverse: each of these distributions is that of its inverse too.
 GEOMETRY: dict[str, Draw] = {
     "x_flip": x_flip, "quarter_turns": quarter_turns, "whole_shift": whole_shift, "isotropic_scale": isotropic_scale,
     "turn_before": turn, "anisotropic_scale": anisotropic_scale, "turn_after": turn, "shift": shift}

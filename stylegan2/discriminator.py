@@ -155,7 +155,7 @@ class DiscriminatorBlock(nn.Module):
         self.block = down_convolutions(in_features, out_features, gain=1.0)
 
     def forward(self, x: Float[Tensor, "batch in_features h w"]) -> Float[Tensor, "batch out_features h2 w2"]:
-        return self.residual(x) + self.block(x)
+        return self.residual(x).add_(self.block(x))
 
 
 def down_convolutions(in_features: int, out_features: int, gain: float = math.sqrt(2)) -> nn.Sequential:

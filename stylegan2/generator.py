@@ -22,30 +22,36 @@ Noise = Sequence[tuple[NoiseMap | None, NoiseMap | None]] | Literal["random", "c
 
 
 class NoisyActivation(nn.Module):
-    """What follows a style-based layer's convolution: noise, bias, leaky ReLU with gain √2.
+    """What follows a style-based layer's convolution: noise, bias, leaky ReLU with a gain.
+
+    The convolution before carries the gain already, gain·lrelu(x) = lrelu(gain·x), and here it goes into noise and bias
+    only: a factor on the feature maps would cost another pass over them.
 
     Args:
         features: channels.
         resolution: the stored noise map has this size.
         strengths: shape of the learned noise strength, which starts at 0: one number (StyleGAN2) or one per map.
+        gain: √2 in StyleGAN2; what is normalised next (AdaIN) needs none.
     """
 
     noise_const: Tensor
 
-    def __init__(self, features: int, resolution: int, strengths: tuple[int, ...] = ()):
+    def __init__(self, features: int, resolution: int, strengths: tuple[int, ...] = (), gain: float = 1.0):
         super().__init__()
+        self.gain = gain
         self.noise_strength = nn.Parameter(torch.zeros(strengths))
         self.bias = nn.Parameter(torch.zeros(features))
         self.register_buffer("noise_const", torch.randn(1, 1, resolution, resolution))
 
     def activate(self, x: Float[Tensor, "batch features h w"],
                  noise: LayerNoise) -> Float[Tensor, "batch features h w"]:
-        shift = self.bias[:, None, None]  # [features, 1, 1]
+        x = x + (self.gain * self.bias)[:, None, None].to(x.dtype)
         if noise is not None:
             if isinstance(noise, str):
-                noise = self.noise_const if noise == "const" else torch.randn_like(x[:, :1], dtype=shift.dtype)
-            shift = shift + noise * self.noise_strength[..., None, None]  # [batch, features, h, w]
-        return F.leaky_relu(x + shift.to(x.dtype), 0.2) * math.sqrt(2)
+                noise = self.noise_const if noise == "const" else torch.randn_like(x[:, :1], dtype=self.bias.dtype)
+            strength = self.gain * self.noise_strength[..., None, None]  # [1, 1] or [features, 1, 1]
+            x += (noise * strength).to(x.dtype)
+        return F.leaky_relu(x, 0.2, inplace=True)
 
 
 class StyleBlock(NoisyActivation):
@@ -59,9 +65,9 @@ class StyleBlock(NoisyActivation):
     """
 
     def __init__(self, d_latent: int, in_features: int, out_features: int, resolution: int, up: bool = False):
-        super().__init__(out_features, resolution)
+        super().__init__(out_features, resolution, gain=math.sqrt(2))
         self.to_style = EqualizedLinear(d_latent, in_features, bias=1.0)
-        self.conv = Conv2dWeightModulate(in_features, out_features, kernel_size=3, up=up)
+        self.conv = Conv2dWeightModulate(in_features, out_features, kernel_size=3, up=up, gain=self.gain)
 
     def forward(self, x: Float[Tensor, "batch in_features h w"], w: Float[Tensor, "batch d_latent"],
                 noise: LayerNoise) -> Float[Tensor, "batch out_features h2 w2"]:

@@ -58,14 +58,17 @@ class Conv2dWeightModulate(nn.Module):
         demodulate: whether to normalise.
         eps: ε of equation 3.
         up: double the resolution with a transposed convolution of stride 2, followed by the low-pass filter.
+        gain: standard deviation after demodulation: what the activation that follows is to be multiplied by, as in
+            `EqualizedWeight`.
     """
 
     def __init__(self, in_features: int, out_features: int, kernel_size: int,
-                 demodulate: bool = True, eps: float = 1e-8, up: bool = False):
+                 demodulate: bool = True, eps: float = 1e-8, up: bool = False,
+                 gain: float = 1.0):
         super().__init__()
         shape = (out_features, in_features, kernel_size, kernel_size)
         self.weight = nn.Parameter(torch.randn(shape))
-        self.demodulate, self.eps = demodulate, eps
+        self.demodulate, self.eps, self.gain = demodulate, eps, gain
         self.smooth = Smooth(padding=1, gain=4.0) if up else None
 
     def forward(self, x: Float[Tensor, "batch in h w"],
@@ -79,9 +82,9 @@ class Conv2dWeightModulate(nn.Module):
     def scale_activations(self, x: Float[Tensor, "batch in h w"],
                           s: Float[Tensor, "batch in"]) -> Float[Tensor, "batch out h2 w2"]:
         """s on the way in, σ⁻¹ on the way out; the weight is shared by the batch."""
-        x = self.convolve(x * s[:, :, None, None].to(x.dtype), self.weight)
+        x = convolve(x * s[:, :, None, None].to(x.dtype), self.weight, self.smooth)
         if self.demodulate:
-            scale = inverse_std(self.weight, s, self.eps)  # [batch, out]
+            scale = self.gain * inverse_std(self.weight, s, self.eps)  # [batch, out]
             x = x * scale[:, :, None, None].to(x.dtype)
         return x
 
@@ -92,20 +95,22 @@ class Conv2dWeightModulate(nn.Module):
         weight = self.weight * s[:, None, :, None, None]  # [batch, out, in, k, k]
         if self.demodulate:
             energy = weight.square().sum(dim=(2, 3, 4))  # [batch, out]
-            weight = weight * torch.rsqrt(energy + self.eps)[:, :, None, None, None]
+            scale = self.gain * torch.rsqrt(energy + self.eps)
+            weight = weight * scale[:, :, None, None, None]
         x = x.reshape(1, -1, *x.shape[2:])  # [1, batch·in, h, w]
-        x = self.convolve(x, weight.flatten(0, 1).to(x.dtype), groups=batch)
+        weight = weight.flatten(0, 1).to(x.dtype)  # [batch·out, in, k, k]
+        x = convolve(x, weight, self.smooth, groups=batch)
         return x.reshape(batch, -1, *x.shape[2:])  # from [1, batch·out, h2, w2]
 
-    def convolve(self, x: Float[Tensor, "batch channels h w"],
-                 weight: Float[Tensor, "out in k k"],
-                 groups: int = 1) -> Float[Tensor, "batch out_2 h2 w2"]:
-        """Same size, or twice the size when `up`."""
-        if self.smooth is None:
-            return F.conv2d(x, weight, padding=weight.shape[-1] // 2, groups=groups)
-        # conv_transpose2d wants [groups·in, out, k, k].
-        weight = weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
-        return self.smooth(F.conv_transpose2d(x, weight, stride=2, groups=groups))
+
+def convolve(x: Float[Tensor, "batch channels h w"], weight: Float[Tensor, "out in k k"],
+             smooth: Smooth | None, groups: int = 1) -> Float[Tensor, "batch out_2 h2 w2"]:
+    """To the same size; or to twice the size, where there is a filter to smooth that with."""
+    if smooth is None:
+        return F.conv2d(x, weight, padding=weight.shape[-1] // 2, groups=groups)
+    # conv_transpose2d wants [groups·in, out, k, k].
+    weight = weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
+    return smooth(F.conv_transpose2d(x, weight, stride=2, groups=groups))
 
 
 def inverse_std(weight: Float[Tensor, "out in k k"], s: Float[Tensor, "batch in"],

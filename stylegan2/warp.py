@@ -15,7 +15,7 @@ from torch import Tensor
 BICUBIC, REFLECTION = 2, 2  # how the backward of grid_sample spells its modes
 
 
-def warp(images: Float[Tensor, "batch channels side side"],
+def affine_warp(images: Float[Tensor, "batch channels side side"],
          matrix: Float[Tensor, "batch 3 3"]) -> Float[Tensor, "batch channels side side"]:
     """Every pixel of the output looks up the image where `matrix` sends its position.
 

@@ -23,7 +23,7 @@ from stylegan2.augment import (
     scale,
     translate,
 )
-from stylegan2.warp import warp
+from stylegan2.warp import affine_warp
 
 
 def augment(*transformations, p=1.0, seed=0, **options):
@@ -50,7 +50,7 @@ def test_a_sample_that_nothing_happens_to_comes_out_bit_for_bit(side):
     """On a GPU nothing is skipped at p = 0; and at any p most samples must not be touched."""
     images = torch.rand(5, 3, side, side) * 2 - 1
     nothing = torch.eye(3, dtype=torch.float64).expand(5, -1, -1)
-    assert torch.equal(warp(images, nothing), images)
+    assert torch.equal(affine_warp(images, nothing), images)
     assert torch.equal(recolour(images, torch.eye(4, dtype=torch.float64).expand(5, -1, -1)), images)
 
 
@@ -116,7 +116,7 @@ def test_warp_looks_up_where_the_matrix_points(angle, factor, step, side):
     image = torch.rand(1, 1, side, side, dtype=torch.float64)
     matrix = torch.tensor([[factor * math.cos(angle), -math.sin(angle), step],
                            [math.sin(angle), factor * math.cos(angle), -0.3 * step], [0, 0, 1]], dtype=torch.float64)
-    out = warp(image, matrix[None])[0, 0]
+    out = affine_warp(image, matrix[None])[0, 0]
     centre = [(2 * i + 1) / side - 1 for i in range(side)]
     for r, c in [(0, 0), (1, 2), (side - 1, 0), (side // 2, side - 1)]:
         x, y, _ = (matrix @ vector(centre[c], centre[r], 1)).tolist()
@@ -128,7 +128,7 @@ def test_a_turn_goes_the_way_that_scipy_turns():
     y, x = np.mgrid[-1:1:64j, -1:1:64j]
     picture = np.cos(4 * x + 1) * np.sin(3 * y + x)
     angle = vector(math.radians(20))
-    ours = warp(torch.from_numpy(picture)[None, None], rotate(angle.cos(), angle.sin()))[0, 0].numpy()
+    ours = affine_warp(torch.from_numpy(picture)[None, None], rotate(angle.cos(), angle.sin()))[0, 0].numpy()
     theirs = ndimage.rotate(picture, 20, reshape=False, order=3)
     np.testing.assert_allclose(ours[16:48, 16:48], theirs[16:48, 16:48], atol=1e-2)
     assert np.abs(ours - ndimage.rotate(picture, -20, reshape=False, order=3))[16:48, 16:48].max() > 0.1
@@ -143,7 +143,7 @@ def test_a_turn_keeps_sine_waves(cycles, error):
     for angle in torch.linspace(0.1, 1.5, 15, dtype=torch.float64):
         cos, sin = angle.cos(), angle.sin()
         waves = [torch.cos(math.pi * side * cycles * u) for u in (x, cos * x - sin * y)]
-        turned = warp(waves[0][None, None], rotate(cos[None], sin[None]))[0, 0]
+        turned = affine_warp(waves[0][None, None], rotate(cos[None], sin[None]))[0, 0]
         torn.append((turned - waves[1])[20:44, 20:44].square().mean().sqrt().item())
     assert sum(torn) / len(torn) < error
 
@@ -152,7 +152,7 @@ def test_scaling_and_shifting_move_a_spot_where_they_should():
     """A Gaussian spot at (0.25, −0.125): the matrix takes positions in the output to the image, so x ↦ (x − t)/f."""
     y, x = torch.meshgrid(*[torch.linspace(-1, 1, 65, dtype=torch.float64)[:-1] + 1 / 64] * 2, indexing="ij")
     spot = torch.exp(-((x - 0.25)**2 + (y + 0.125)**2) * 60)[None, None]
-    out = warp(spot, scale(vector(0.8), vector(1.25)) @ translate(vector(-0.1), vector(0.2)))[0, 0]
+    out = affine_warp(spot, scale(vector(0.8), vector(1.25)) @ translate(vector(-0.1), vector(0.2)))[0, 0]
     mean = [(out * c).sum().item() / out.sum().item() for c in (x, y)]
     assert mean == pytest.approx([0.25 / 0.8 + 0.1, -0.125 / 1.25 - 0.2], abs=2e-3)
 
@@ -164,7 +164,7 @@ def test_lookups_differentiate_twice():
     weight = torch.randn(2, 1, 4, 4, dtype=torch.float64)
 
     def curved(x):  # something whose second derivative is not zero
-        return warp(x, matrix).pow(3) * weight
+        return affine_warp(x, matrix).pow(3) * weight
 
     assert gradcheck(curved, (images,))
     assert gradgradcheck(curved, (images,))
@@ -176,7 +176,7 @@ def test_the_first_derivative_is_that_of_grid_sample():
     matrix = torch.eye(3, dtype=torch.float64) + 0.3 * torch.randn(3, 3, 3, dtype=torch.float64)
     grid = F.affine_grid(matrix[:, :2].float(), [3, 2, 8, 8], align_corners=False)
     theirs = F.grid_sample(images, grid, mode="bicubic", padding_mode="reflection", align_corners=False)
-    ours, probe = warp(images, matrix), torch.randn(3, 2, 8, 8)
+    ours, probe = affine_warp(images, matrix), torch.randn(3, 2, 8, 8)
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(torch.autograd.grad(ours, images, probe), torch.autograd.grad(theirs, images, probe),
                                rtol=1e-4, atol=1e-5)

@@ -96,3 +96,14 @@ def test_bf16_inputs_stay_bf16():
     conv = Conv2dWeightModulate(4, 4, 3)
     with torch.autocast("cpu", torch.bfloat16):
         assert conv(torch.randn(1, 4, 4, 4).bfloat16(), torch.ones(1, 4)).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("up", [False, True])
+def test_the_gain_is_a_factor_in_both_forms(up):
+    torch.manual_seed(0)
+    plain = Conv2dWeightModulate(5, 4, 3, up=up).double()
+    torch.manual_seed(0)
+    with_gain = Conv2dWeightModulate(5, 4, 3, up=up, gain=1.7).double()
+    x, s = torch.randn(2, 5, 6, 6).double(), torch.randn(2, 5).double()
+    for form in ("scale_weights", "scale_activations"):
+        torch.testing.assert_close(getattr(with_gain, form)(x, s), 1.7 * getattr(plain, form)(x, s))
