@@ -73,8 +73,8 @@ def test_only_the_first_process_writes(runs):
 
 
 def test_a_run_goes_on_with_another_number_of_processes(runs):
-    output = start(runs / "one_rank.py", runs / "resumed", "--run", runs / "run-two", *FLAGS, "--images", "96", "--resume",
-                   processes=1)
+    output = start(runs / "one_rank.py", runs / "resumed", "--run", runs / "run-two", *FLAGS, "--images", "96",
+                   "--resume", processes=1)
     assert "was written by 2 processes, and 1 go on" in output
     tensors, state = load_tensors(checkpoints(runs / "run-two")[-1])
     assert state["processes"] == 1
@@ -86,8 +86,8 @@ def test_a_run_in_two_processes_resumes_exactly(runs, tmp_path):
     for name, images in (("whole", [96]), ("halves", [48, 96])):
         for i, n in enumerate(images):
             resume = ["--resume"] if i else []
-            start(runs / "one_rank.py", tmp_path / name, "--run", tmp_path / f"run-{name}", *FLAGS, "--noise", "--images",
-                  str(n), *resume, processes=2)
+            start(runs / "one_rank.py", tmp_path / name, "--run", tmp_path / f"run-{name}", *FLAGS, "--noise",
+                  "--images", str(n), *resume, processes=2)
     whole, halves = (load_tensors(checkpoints(tmp_path / f"run-{name}")[-1])[0] for name in ("whole", "halves"))
     for name, value in whole.items():
         assert torch.equal(value, halves[name]), name
