@@ -45,17 +45,8 @@ class BalancedWeights(nn.Module):
         self.register_buffer("initial_losses", torch.tensor([known.get(i, 1.0) for i in range(len(weights))]))
         self.register_buffer("initted", torch.tensor([i in known for i in range(len(weights))]))
         self.register_buffer("loss_weights_grad", torch.zeros_like(weights))
-        adam = optimizer == "adam"
-        self.register_buffer("moments", torch.zeros(2, len(weights)) if adam else None)
-        self.register_buffer("updates", torch.zeros(len(weights), dtype=torch.long) if adam else None)
-
-    def remember(self, losses: Float[Tensor, " tasks"]) -> None:
-        """Take L(0) from the first positive, finite value of each loss; with a decay below 1, follow the later ones."""
-        fresh = losses.isfinite() & (losses > 0)
-        start = torch.where(self.initted, self.initial_losses, losses)
-        followed = start.lerp(losses, 1 - self.initial_losses_decay)
-        self.initial_losses.copy_(torch.where(fresh, followed, self.initial_losses))
-        self.initted.logical_or_(fresh)
+        self.register_buffer("moments", torch.zeros(2, len(weights)) if optimizer == "adam" else None)
+        self.register_buffer("updates", torch.zeros(len(weights), dtype=torch.long) if optimizer == "adam" else None)
 
     def balance(
         self, tasks: list[int], losses: Float[Tensor, " some"], lengths: Float[Tensor, " some"]
@@ -93,16 +84,12 @@ class Weighing(NamedTuple):
 NOTHING = Weighing(torch.zeros(()), {}, {}, {})
 
 
-class UpdatedWeights(BalancedWeights):
-    """Weights that are updated on schedule by what was gathered since the last update. `step` counts the steps."""
+class ScheduledWeights(BalancedWeights):
+    """Which steps end with an update, and the losses that training started from. `step` counts the steps."""
 
     step: Tensor
-    loss_names: list[str]
     update_after_step: int
     update_every: int
-    bad_losses: BadLosses
-    gathered: Gathered | None = None
-    latest: Weighing = NOTHING
     steps_taken: int | None = None  # `step` once more, and whether every L(0) is known and stays:
     settled: bool = False  # both without a wait for the device
 
@@ -112,6 +99,28 @@ class UpdatedWeights(BalancedWeights):
             self.steps_taken = int(self.step)
         since = self.steps_taken - self.update_after_step
         return since >= 0 and since % self.update_every == 0
+
+    def remember(self, losses: Float[Tensor, " tasks"]) -> None:
+        """Take L(0) from the first positive, finite value of each loss; with a decay below 1, follow the later ones."""
+        fresh = losses.isfinite() & (losses > 0)
+        start = torch.where(self.initted, self.initial_losses, losses)
+        followed = start.lerp(losses, 1 - self.initial_losses_decay)
+        self.initial_losses.copy_(torch.where(fresh, followed, self.initial_losses))
+        self.initted.logical_or_(fresh)
+        self.settled = self.initial_losses_decay == 1 and bool(self.initted.all())
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        self.steps_taken, self.settled = None, False
+
+
+class UpdatedWeights(ScheduledWeights):
+    """Weights that are updated on schedule by what was gathered since the last update."""
+
+    loss_names: list[str]
+    bad_losses: BadLosses
+    gathered: Gathered | None = None
+    latest: Weighing = NOTHING
 
     def update(self) -> Weighing:
         """End the step: move the weights where the schedule says so, by what was measured since the last update.
@@ -134,7 +143,6 @@ class UpdatedWeights(BalancedWeights):
             losses, lengths = gathered.joined()
             if not self.settled:
                 self.remember(losses)
-                self.settled = self.initial_losses_decay == 1 and bool(self.initted.all())
             if gathered.names is not None and lengths is not None:
                 norms, targets = self.move(gathered.names, losses, lengths.to(losses))
         self.step.add_(1)
@@ -156,7 +164,3 @@ class UpdatedWeights(BalancedWeights):
         norms, targets = self.balance(tasks, losses, lengths)
         chosen = [names[task] for task in tasks]
         return dict(zip(chosen, norms.unbind(), strict=True)), dict(zip(chosen, targets.unbind(), strict=True))
-
-    def _load_from_state_dict(self, *args: Any) -> None:
-        super()._load_from_state_dict(*args)
-        self.steps_taken, self.settled = None, False

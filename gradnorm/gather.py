@@ -17,15 +17,6 @@ from gradnorm._typing import Float
 from gradnorm.distributed import processes, summed
 from gradnorm.measure import gradient_lengths, gradient_vectors, length, parameter_lengths, unreached
 
-Scale = float | Tensor
-
-
-def multiplied(losses: Mapping[str, Tensor], scale: Scale) -> Mapping[str, Tensor]:
-    """The losses under a scale, so that float16 gradients do not vanish while they are measured."""
-    if isinstance(scale, float) and scale == 1.0:
-        return losses
-    return {name: loss * scale for name, loss in losses.items()}
-
 
 class Taps:
     """Views of activations, one for each loss, that note the length of the gradient that comes back through each.
@@ -45,16 +36,17 @@ class Taps:
             view.register_hook(partial(self.note, task))
         return views
 
-    def listen(self, total: Tensor) -> None:
-        """From the backward pass of this total on."""
+    def listen(self, total: Tensor, weights: Float[Tensor, " tasks"]) -> None:
+        """Note what comes back in the backward pass of this total, in which the losses have these weights."""
+        self.weights = weights
         total.register_hook(lambda gradient: setattr(self, "factor", gradient.detach()))
 
     def note(self, task: int, gradient: Tensor) -> None:
         if self.factor is not None:
             self.noted.setdefault(task, []).append(length(gradient.detach()))
 
-    def lengths(self, names: Mapping[int, str], weights: Float[Tensor, " some"]) -> Float[Tensor, " some"]:
-        """‖∇_z L_i‖ of the losses with these positions and weights.
+    def lengths(self, names: Mapping[int, str]) -> Float[Tensor, " some"]:
+        """‖∇_z L_i‖ of the losses with these positions.
 
         Raises:
             RuntimeError: the total was not back-propagated.
@@ -67,7 +59,7 @@ class Taps:
                 raise unreached(name)
         found = [self.noted[task] for task in names]
         noted = torch.stack([pieces[0] if len(pieces) == 1 else torch.stack(pieces).norm() for pieces in found])
-        return noted / (weights * self.factor)
+        return noted / (self.weights[list(names)] * self.factor)
 
 
 class Gathered:
@@ -81,7 +73,7 @@ class Gathered:
         self.names = names
         self.losses: list[Tensor] = []  # [tasks] each
         self.lengths: list[Tensor] = []  # [some] each
-        self.taps: list[tuple[Taps, Tensor]] = []  # with the weights of the balanced losses, [some]
+        self.taps: list[Taps] = []
         self.vectors: Tensor | None = None  # the sum of the gradients on parameters, [some, numbers]
         self.complete = False  # the last part is in
 
@@ -97,19 +89,27 @@ class Gathered:
         self.losses.append(losses)
         self.complete = complete
 
-    def at_activations(self, losses: Mapping[str, Tensor], activations: Sequence[Tensor], scale: Scale) -> None:
-        """Measure with respect to activations, by a backward pass through each head."""
-        self.lengths.append(gradient_lengths(multiplied(losses, scale), activations) / scale)
+    def look(
+        self,
+        losses: Mapping[str, Tensor],
+        activations: Sequence[Tensor],
+        taps: Taps | None,
+        shared: Sequence[Tensor],
+        scale: float | Tensor,
+    ) -> None:
+        """Measure the balanced losses: at activations, else in the views of them, else on parameters.
 
-    def on_the_way(self, taps: Taps, total: Tensor, weights: Float[Tensor, " some"]) -> None:
-        """Have the views measure, in the backward pass that is to come."""
-        taps.listen(total)
-        self.taps.append((taps, weights))
-
-    def on_parameters(self, losses: Mapping[str, Tensor], shared: Sequence[Tensor], scale: Scale) -> None:
-        """Measure on parameters: the lengths alone, where no other part is to be added to the gradients."""
-        losses = multiplied(losses, scale)
-        if self.complete and len(self.losses) == 1 and processes() == 1:
+        The gradients are those of the losses under a scale, lest they vanish in float16; it is divided out again.
+        On parameters the lengths alone will do where no other part is to be added.
+        """
+        if taps is not None and not activations:
+            self.taps.append(taps)
+            return
+        as_is = isinstance(scale, float) and scale == 1.0
+        losses = {name: losses[name] if as_is else losses[name] * scale for name in (self.names or {}).values()}
+        if activations:
+            self.lengths.append(gradient_lengths(losses, activations) / scale)
+        elif self.complete and len(self.losses) == 1 and processes() == 1:
             self.lengths.append(parameter_lengths(losses, shared) / scale)
         else:
             vectors = gradient_vectors(losses, shared) / scale
@@ -121,7 +121,7 @@ class Gathered:
         Raises:
             RuntimeError, ValueError: the gradients have not come back (`Taps.lengths`).
         """
-        lengths = self.lengths + [taps.lengths(self.names or {}, weights) for taps, weights in self.taps]
+        lengths = self.lengths + [taps.lengths(self.names or {}) for taps in self.taps]
         losses, parts = torch.stack(self.losses).sum(dim=0), len(self.losses) * processes()  # [tasks]
         if self.vectors is not None:
             numbers = summed(torch.cat([losses, self.vectors.flatten()])) / parts

@@ -92,15 +92,15 @@ def losses_by_name(losses: Losses, names: Sequence[str]) -> dict[str, Tensor]:
     return dict(zip(names, losses, strict=True))
 
 
-def masked_in(names: Sequence[str], mask: Mask | None) -> list[int]:
-    """The positions of the losses that a mask lets GradNorm balance; all of them without a mask.
+def masked_in(names: Sequence[str], mask: Mask | None) -> dict[int, str]:
+    """The losses that a mask lets GradNorm balance, by position; all of them without a mask.
 
     Raises:
         ValueError: a mask of another length, or with fewer than two losses in it.
     """
     if mask is None:
-        return list(range(len(names)))
-    chosen = [task for task, inside in enumerate(mask) if inside]
+        return dict(enumerate(names))
+    chosen = {task: name for task, (name, inside) in enumerate(zip(names, mask, strict=False)) if inside}
     if len(mask) != len(names) or len(chosen) < 2:
         raise ValueError(
             f"loss_mask needs one entry for each of {', '.join(names)} and at least two that are True, got {mask}; "

@@ -100,22 +100,17 @@ class WeighedLosses(UpdatedWeights):
         total = (weights * stacked).sum()
         self.latest = Weighing(total.detach(), dict(zip(named, weights.unbind(), strict=True)), {}, {})
         taps, self.taps = self.taps, None
+        if taps is not None:
+            taps.listen(total, weights)
         gathered, self.gathered = self.gathered, None
         if self.frozen or freeze or not self.training:
             return total
-        tasks = masked_in(self.loss_names, self.loss_mask if loss_mask is None else loss_mask)
-        names = {task: self.loss_names[task] for task in tasks}
+        names = masked_in(self.loss_names, self.loss_mask if loss_mask is None else loss_mask)
         if gathered is None or gathered.complete:
             gathered = Gathered(names if self.due() else None)
         gathered.add(stacked.detach().to(weights), names, grad_step)
         if gathered.names is not None:
-            chosen = {name: named[name] for name in names.values()}
-            if activations is not None:
-                gathered.at_activations(chosen, tensors_of(activations), scale)
-            elif taps is not None:
-                gathered.on_the_way(taps, total, weights[tasks])
-            else:
-                gathered.on_parameters(chosen, self.grad_norm_parameters, scale)
+            gathered.look(named, tensors_of(activations), taps, self.grad_norm_parameters, scale)
         self.gathered = gathered
         return total
 
