@@ -3,7 +3,7 @@
     python benchmarks/recipes_pareto.py [--problems 100 --threads 1]
 
 Both get the same Gram matrices, in float64: gradients in 1,000 dimensions that share a part and whose lengths differ by
-up to 10². The optimum is by brute force over the faces of the simplex, in numpy.
+up to a factor of 4. The optimum is by brute force over the faces of the simplex, in numpy.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from gradnorm.pareto import min_norm_point
 
 
 def problem(tasks: int, generator: np.random.Generator) -> np.ndarray:
-    lengths = 10 ** generator.uniform(-1, 1, (tasks, 1))
+    lengths = 10 ** generator.uniform(-0.3, 0.3, (tasks, 1))
     rows = lengths * (generator.normal(size=(tasks, 1000)) + generator.normal(size=1000))
     return rows @ rows.T
 

@@ -60,10 +60,10 @@ def recorded(batch: Batch) -> list[tuple[nn.Module, Tensor, Tensor]]:
     deltas = torch.autograd.grad(total, [call.output for call in calls], allow_unused=True)
     used = [(call, delta) for call, delta in zip(calls, deltas, strict=True) if delta is not None]
     refuse_unseen_uses(batch, total.grad_fn, Counter(id(p) for call, _ in used for p in call.layer.parameters(False)))
-    factor = batch.size if batch.loss_reduction == "mean" else 1
+    if batch.loss_reduction == "mean":
+        used = [(call, batch.size * delta) for call, delta in used]
     return [
-        (call.layer, batch_to_front(batch, call, call.x), batch_to_front(batch, call, factor * delta))
-        for call, delta in used
+        (call.layer, batch_to_front(batch, call, call.x), batch_to_front(batch, call, delta)) for call, delta in used
     ]
 
 
