@@ -135,13 +135,13 @@ def contenders(make: Callable[[], tuple[nn.Module, Tensor]], batch: int) -> dict
 
 
 def peak(run: Run) -> float:
-    """MiB: the largest sum of allocations less releases during the call."""
+    """MiB: the largest sum of allocations less releases during the call, which begins by releasing an earlier one's."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
         run()
     held = highest = 0
     for event in sorted(profiler.profiler.kineto_results.events(), key=lambda event: event.start_ns()):
         if event.name() == "[memory]":
-            held += event.nbytes()
+            held = max(held + event.nbytes(), 0)
             highest = max(highest, held)
     return highest / 2**20
 
