@@ -34,6 +34,7 @@ class Case:
         batch: images per step.
         precision: of our main phases (fp32 or bf16).
         compile: compile our networks for the main phases.
+        noise: feed noise maps to ours, as the others always do.
     """
 
     resolution: int = 32
@@ -42,6 +43,7 @@ class Case:
     batch: int = 32
     precision: str = "fp32"
     compile: bool = False
+    noise: bool = True
 
     @property
     def log_resolution(self) -> int:
@@ -54,7 +56,8 @@ class Case:
 def our_step(case: Case) -> Step:
     """Networks and optimizers of a run of ours."""
     settings = Settings(resolution=case.resolution, n_features=case.n_features, max_features=case.max_features,
-                        d_latent=D_LATENT, batch_size=case.batch, precision=case.precision, noise=True, style_mixing=0)
+                        d_latent=D_LATENT, batch_size=case.batch, precision=case.precision, noise=case.noise,
+                        style_mixing=0.0)
     players = Players(settings).to(DEVICE)
     if case.compile:
         players.compile()

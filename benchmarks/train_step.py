@@ -1,7 +1,7 @@
 """Images per second and peak memory of a G + D training step: ours against a public package, in one run.
 
     python benchmarks/train_step.py [--resolution 32 | 64 | 256] [--against labml-nn | stylegan2-pytorch]
-        [--n-features 32 --max-features 256 --batch 32 --precision bf16 --compile --threads 2 --seconds 15 --rounds 3]
+        [--n-features 32 --max-features 256 --batch 32 --precision bf16 --compile --no-noise --threads 2 --seconds 15 --rounds 3]
 
 Both train networks of the same widths with their own losses and optimizers, without penalties and without reading data.
 The two take turns, so that a machine that changes its speed changes it for both; the ratio is taken round by round.
@@ -77,6 +77,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch", type=int)
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="of ours; theirs is fp32")
     parser.add_argument("--compile", action="store_true", help="ours")
+    parser.add_argument("--no-noise", action="store_true", help="for ours, as it trains by default; theirs has noise")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--seconds", type=float, default=15)
     parser.add_argument("--rounds", type=int, default=3)
@@ -90,7 +91,7 @@ def main() -> None:
     torch.manual_seed(0)
     n_features, max_features, batch = DEFAULTS[options.resolution]
     case = Case(options.resolution, options.n_features or n_features, options.max_features or max_features,
-                options.batch or batch, options.precision, options.compile)
+                options.batch or batch, options.precision, options.compile, not options.no_noise)
     if options.memory_of:
         report_memory(options.memory_of, case)
         return
@@ -107,7 +108,7 @@ def main() -> None:
               f"{mib[name]:.0f} MiB")
     print(f"{'ratio':18} {statistics.median(ratios):7.2f}            ({min(ratios):.2f} to {max(ratios):.2f})")
     print(f"| {case.resolution}², {case.n_features}/{case.max_features}, batch {case.batch}, {case.precision}"
-          f"{', compiled' * case.compile} | {options.against} | {statistics.median(speeds['ours']):.1f} | "
+          f"{', compiled' * case.compile}{', no noise' * (not case.noise)} | {options.against} | {statistics.median(speeds['ours']):.1f} | "
           f"{statistics.median(speeds[options.against]):.1f} | {statistics.median(ratios):.2f} ({min(ratios):.2f} to "
           f"{max(ratios):.2f}) | {mib['ours']:.0f} | {mib[options.against]:.0f} | {machine(options.threads)} |")
 
