@@ -18,7 +18,7 @@ class TrainClassifier:
 
     out: Path = Path("runs/toyfaces-classifier")
     """Folder for classifier.safetensors, history.jsonl and run.json, which has the scores on held-out faces."""
-    images: int = 64_000
+    images: int = 100_000
     """Faces to learn from, each drawn for the purpose and seen once."""
     seed: int = 0
     """Of the weights."""
