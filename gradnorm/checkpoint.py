@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 Flat = Callable[..., tuple[Any, ...]]  # a function from tensors to tensors (None where there is no gradient)
@@ -100,7 +101,8 @@ class Recompute(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *output_gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        inputs, parameters = ctx.saved_tensors[: ctx.inputs], ctx.saved_tensors[ctx.inputs :]
+        saved = ctx.saved_tensors  # once: another checkpoint around this one hands them out a single time
+        inputs, parameters = saved[: ctx.inputs], saved[ctx.inputs :]
         reached = [i for i, gradient in enumerate(output_gradients) if gradient is not None]
         gradients = gradients_of(ctx.run, ctx.inputs, reached, parameters, ctx.surroundings)
         given = (*inputs, *(g for g in output_gradients if g is not None))
@@ -115,7 +117,8 @@ def refuse_unlisted(outputs: Sequence[Tensor], listed: Sequence[Tensor]) -> None
     Raises:
         ValueError: there is one.
     """
-    known = {id(t) for t in listed}
+    # By their nodes in the graph: tensors that were saved and unpacked (save_on_cpu) are other objects.
+    known = {get_gradient_edge(t).node for t in listed if t.requires_grad}
     nodes = [t.grad_fn for t in outputs if t.grad_fn is not None]
     seen = set(nodes)
     while nodes:
@@ -124,7 +127,7 @@ def refuse_unlisted(outputs: Sequence[Tensor], listed: Sequence[Tensor]) -> None
         nodes.extend(following)
         for node in following:
             leaf = getattr(node, "variable", None)
-            if leaf is not None and id(leaf) not in known:
+            if leaf is not None and node not in known:
                 raise ValueError(
                     f"the segment uses a tensor of shape {tuple(leaf.shape)} that requires a gradient and would get "
                     "none: pass it as an argument, or, if it is a parameter, in `parameters`"

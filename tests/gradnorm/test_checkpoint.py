@@ -282,3 +282,20 @@ def test_cuda_random_state_and_autocast():
         F.dropout(torch.ones(8, device="cuda"))
         results.append(torch.autograd.grad(y.float().square().sum(), [x, module.a.weight]))
     same(results[1], results[0])
+
+
+def test_goes_with_saved_tensors_elsewhere_and_inside_torchs_checkpoint():
+    layer = nn.Linear(3, 3).double()
+    x = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
+    wanted = torch.autograd.grad(layer(x).tanh().sum(), (x, *layer.parameters()))
+
+    def segment(x):
+        return checkpoint(lambda x: layer(x).tanh(), x, parameters=layer.parameters())
+
+    with torch.autograd.graph.save_on_cpu():
+        out = segment(x).sum()
+    for gradient, right in zip(torch.autograd.grad(out, (x, *layer.parameters())), wanted, strict=True):
+        torch.testing.assert_close(gradient, right)
+    out = torch_checkpoint(segment, x, use_reentrant=False).sum()
+    for gradient, right in zip(torch.autograd.grad(out, (x, *layer.parameters())), wanted, strict=True):
+        torch.testing.assert_close(gradient, right)
