@@ -74,9 +74,11 @@ def balance_step(
 
     A weight stops at `SMALLEST_WEIGHT` of the mean on its way down and at the sum on its way up. Neither stop acts at
     a sensible learning rate; together they make the result positive and finite at any. From the lower stop a weight
-    climbs again as soon as its gradient says so, which it could not if the step were a factor.
+    climbs again as soon as its gradient says so, which it could not if the step were a factor. Weights of another sum
+    (frozen as they were given, and now let go) step from their proportions, rescaled.
     """
     total = weights.sum() if total is None else total
+    weights = weights * (total / weights.sum())
     step = (learning_rate * direction).nan_to_num()  # a rate beyond float32's range, times 0
     moved = (weights - step).clamp(SMALLEST_WEIGHT * total / len(weights), total)
     return moved * (total / moved.sum())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -109,6 +109,17 @@ class ScheduledWeights(BalancedWeights):
         self.initted.logical_or_(fresh)
         self.settled = self.initial_losses_decay == 1 and bool(self.initted.all())
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ScheduledWeights:
+        """Move the buffers, but never cast below float32: a step of bfloat16 weights would round back to none."""
+
+        def wide(buffer: Tensor) -> Tensor:
+            applied = fn(buffer)
+            dtype = torch.promote_types(applied.dtype, torch.float32)
+            narrowed = applied.is_floating_point() and applied.dtype != dtype
+            return buffer.to(applied.device, dtype) if narrowed else applied
+
+        return super()._apply(wide, recurse)
+
     def _load_from_state_dict(self, *args: Any) -> None:
         super()._load_from_state_dict(*args)
         self.steps_taken, self.settled = None, False
@@ -129,14 +140,18 @@ class UpdatedWeights(ScheduledWeights):
         was weighed since the last update, or only with frozen weights.
 
         Raises:
-            RuntimeError: nothing has been weighed yet; or lengths are to come out of the backward pass, and none ran.
+            RuntimeError: nothing has been weighed yet; or the last micro-batch was weighed with `grad_step=False`, and
+                more are to come; or lengths are to come out of the backward pass, and none ran.
             ValueError: a bad loss, where `on_bad_loss` is "raise".
         """
         if not self.latest.weights:
             raise RuntimeError("update() ends a step: weigh the losses and back-propagate the total before it")
-        gathered, self.gathered = self.gathered, None
+        gathered = self.gathered
         if gathered is None:
             return self.latest
+        if not gathered.complete:
+            raise RuntimeError("update() ends a step: call it after the last micro-batch, weigh(..., grad_step=True)")
+        self.gathered = None
         norms: dict[str, Tensor] = {}
         targets: dict[str, Tensor] = {}
         if gathered.names is not None or not self.settled:

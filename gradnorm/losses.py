@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradnorm._typing import Bool, Float
+from gradnorm._typing import Float
 
 Losses = Mapping[str, Any] | Sequence[Any] | Tensor  # of scalar tensors: `losses_by_name` refuses the rest
-Mask = Sequence[bool] | Bool[Tensor, " tasks"]
+Mask = Mapping[str, Any] | Sequence[Any] | Tensor  # of bools: `masked_in` refuses the rest
 ON_BAD_LOSS = ("skip", "raise")
 
 
@@ -61,6 +61,13 @@ def initial_weights(given: Sequence[float] | Tensor | None, count: int, as_given
     return weights.clone() if as_given else weights * (count / weights.sum())
 
 
+def in_order(names: Sequence[str], given: Mapping[str, Any], what: str) -> list[Any]:
+    """The entries of a dict in the order of the losses. Raises a KeyError if its keys are not the losses' names."""
+    if set(given) != set(names):
+        raise KeyError(f"{what} has an entry for {tuple(given)}; it needs one for each loss: {', '.join(names)}")
+    return [given[name] for name in names]
+
+
 def losses_by_name(losses: Losses, names: Sequence[str]) -> dict[str, Tensor]:
     """The losses by name, in the order of `names`, whatever form they come in.
 
@@ -95,13 +102,26 @@ def losses_by_name(losses: Losses, names: Sequence[str]) -> dict[str, Tensor]:
 def masked_in(names: Sequence[str], mask: Mask | None) -> dict[int, str]:
     """The losses that a mask lets GradNorm balance, by position; all of them without a mask.
 
+    Args:
+        mask: bools, by name or one for each loss in the losses' order.
+
     Raises:
+        KeyError: a mask by names that are not `names`.
+        TypeError: an entry that is not a bool (indices, numbers).
         ValueError: a mask of another length, or with fewer than two losses in it.
     """
     if mask is None:
         return dict(enumerate(names))
-    chosen = {task: name for task, (name, inside) in enumerate(zip(names, mask, strict=False)) if inside}
-    if len(mask) != len(names) or len(chosen) < 2:
+    if isinstance(mask, Mapping):
+        mask = in_order(names, mask, "loss_mask")
+    entries = mask.tolist() if isinstance(mask, Tensor) else list(mask)
+    if not all(isinstance(entry, bool) for entry in entries):
+        raise TypeError(
+            f"loss_mask needs True or False for each of {', '.join(names)}, in this order or in a dict by name; "
+            f"got {mask}"
+        )
+    chosen = {task: name for task, (name, inside) in enumerate(zip(names, entries, strict=False)) if inside}
+    if len(entries) != len(names) or len(chosen) < 2:
         raise ValueError(
             f"loss_mask needs one entry for each of {', '.join(names)} and at least two that are True, got {mask}; "
             "to balance nothing, set freeze=True"

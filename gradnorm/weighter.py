@@ -89,8 +89,9 @@ class WeighedLosses(UpdatedWeights):
         """Σ w_i L_i to back-propagate yourself, then to call `update`: for loops that own `.backward`.
 
         The arguments are those of `GradNormLossWeighter.backward`; `scale` does not multiply the total, it is the
-        factor under which float16 gradients are measured (`scaler.get_scale()`). What was weighed with
-        `grad_step=True`, and never followed by an update, is forgotten by the next call.
+        factor under which float16 gradients are measured (`scaler.get_scale()`). Of several micro-batches
+        the last has `grad_step=True`, and `update` comes after it alone. What was weighed with `grad_step=True`, and
+        never followed by an update, is forgotten by the next call.
         """
         named = losses_by_name(losses, self.loss_names)
         stacked = torch.stack(tuple(named.values()))  # [tasks]
@@ -194,7 +195,8 @@ class GradNormLossWeighter(WeighedBackward):
         update_after_step: the first step that measures and updates. A step is a call with `grad_step=True`
             that was not frozen.
         update_every: measure and update on every so many steps.
-        loss_mask: which losses are balanced, at least two; the means are over these, the others keep their weights.
+        loss_mask: which losses are balanced: True or False for each, or by name, at least two of them True. The means
+            are over these; the others keep their weights.
         optimizer: of the weights: "plain", or the "adam" of the paper's experiments (they have η = 0.025).
         on_bad_loss: a loss that is not finite, or not positive while α > 0 (r_i^α has no meaning then), is left out of
             the update with one RuntimeWarning ("skip") or refused before any weight moves ("raise"). It is weighed and

@@ -1,5 +1,6 @@
 """What the tests of the weighter share: a network with a weighter, batches for it, and a training loop."""
 
+import jaxtyping
 import pytest
 import torch
 
@@ -22,6 +23,14 @@ def make():
         return network, GradNormLossWeighter(**settings)
 
     return make
+
+
+@pytest.fixture
+def plain_types():
+    """As in use, where no annotation is checked and the package must notice by itself."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

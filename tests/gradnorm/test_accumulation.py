@@ -202,3 +202,18 @@ def test_update_out_of_turn(make, batches):
     result = weighter(network(batches(1)[0]))
     assert weighter.update() is result, "nothing new was weighed"
     assert weighter.step == 1
+
+
+def test_update_in_the_middle_of_an_accumulation(make, batches):
+    """Refused, and the step goes on as if nobody had asked."""
+    (network, weighter), (twin_network, twin) = make(), make()
+    first, last = batches(2)
+    weighter.weigh(network(first), grad_step=False)
+    with pytest.raises(RuntimeError, match=r"after the last micro-batch, weigh\(..., grad_step=True\)"):
+        weighter.update()
+    weighter.weigh(network(last))
+    weighter.update()
+    twin.backward(twin_network(first), grad_step=False)
+    twin.backward(twin_network(last))
+    assert torch.equal(weighter.loss_weights, twin.loss_weights)
+    assert not torch.equal(weighter.loss_weights, torch.ones(3))

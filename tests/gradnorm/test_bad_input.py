@@ -146,6 +146,17 @@ def test_bad_settings(arguments, message):
         GradNormLossWeighter(**arguments)
 
 
+@pytest.mark.parametrize("mask", [[0, 1, 2], [1.0, 0.0, 1.0], torch.tensor([1.0, 0.0, 1.0]), {"a": 1, "b": 1, "c": 1}])
+def test_a_mask_that_is_not_of_bools(mask):
+    with pytest.raises(TypeError, match="loss_mask needs True or False for each of a, b, c, in this order"):
+        GradNormLossWeighter(loss_names=["a", "b", "c"], loss_mask=mask)
+
+
+def test_a_mask_of_other_names():
+    with pytest.raises(KeyError, match=r"loss_mask has an entry for.*one for each loss: a, b"):
+        GradNormLossWeighter(loss_names=["a", "b"], loss_mask={"a": True, "c": True})
+
+
 def test_an_initial_loss_for_nothing():
     with pytest.raises(KeyError, match="initial_losses has c; the losses are a, b"):
         GradNormLossWeighter(loss_names=["a", "b"], initial_losses={"c": 1.0})

@@ -1,6 +1,5 @@
 """Per-sample gradients: four engines against one another and against formulas by hand; what they refuse and leave."""
 
-import jaxtyping
 import pytest
 import torch
 import torch.nn.functional as F
@@ -279,14 +278,6 @@ def test_arguments_by_name_nested_and_shared(engine):
 
 
 # What call_for_per_sample_grads refuses, and what it does not.
-
-
-@pytest.fixture
-def plain_types():
-    """As in use, where no annotation is checked and the package must notice by itself."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.parametrize(

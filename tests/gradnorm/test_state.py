@@ -95,6 +95,20 @@ def test_buffers_are_made_where_the_parameter_is():
     assert {buffer.device.type for buffer in weighter.buffers()} == {"meta"}
 
 
+@pytest.mark.parametrize("optimizer", ["plain", "adam"])
+@pytest.mark.parametrize(
+    ("cast", "dtype"), [(torch.bfloat16, torch.float32), (torch.float16, torch.float32), (torch.float64, torch.float64)]
+)
+def test_a_cast_of_the_module_leaves_the_weights_wide(cast, dtype, optimizer, make, batches):
+    """A step of 1e-4 of a weight is below bfloat16's resolution."""
+    network, weighter = make(optimizer=optimizer, learning_rate=1e-4)
+    nn.ModuleList([network, weighter]).to(cast)
+    assert {buffer.dtype for buffer in weighter.buffers() if buffer.is_floating_point()} == {dtype}
+    assert weighter.step.dtype == torch.long
+    weighter(network(batches(1)[0].to(cast)))
+    assert not torch.equal(weighter.loss_weights, torch.ones_like(weighter.loss_weights))
+
+
 def test_it_owns_buffers_and_no_parameters(make):
     _, weighter = make()
     assert list(weighter.parameters()) == []

@@ -131,6 +131,13 @@ def test_frozen_weights_are_used_as_given(make, batches):
     assert weighter.loss_weights.tolist() == [1, 10, 5]
 
 
+def test_weights_that_were_frozen_go_on_from_their_proportions(make, batches):
+    network, weighter = make(loss_weights=[1.0, 2.0, 5.0], frozen=True, learning_rate=0.0)
+    weighter.frozen = False
+    weighter(network(batches(1)[0]))
+    torch.testing.assert_close(weighter.loss_weights, torch.tensor([3 / 8, 6 / 8, 15 / 8]))
+
+
 # ——— when nothing is measured ———
 
 
@@ -216,6 +223,13 @@ def test_mask_balances_only_what_is_in_it(per_call, make, batches):
     torch.testing.assert_close(weighter.loss_weights[[0, 2]], alone.loss_weights)
     assert weighter.loss_weights[1] == 1
     assert float(weighter.loss_weights.sum()) == pytest.approx(3)
+
+
+def test_mask_by_name(make, batches):
+    """The order of its entries does not matter."""
+    network, weighter = make(loss_names=["a", "b", "c"])
+    losses = dict(zip("abc", network(batches(1)[0]), strict=True))
+    assert list(weighter(losses, loss_mask={"c": True, "a": False, "b": True}).norms) == ["b", "c"]
 
 
 def test_a_masked_loss_need_not_touch_the_shared_parameter(make, batches):
