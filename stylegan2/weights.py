@@ -20,7 +20,8 @@ def load_generator(folder: str | Path) -> TrainedGenerator:
     path = folder / "generator.safetensors"
     if not path.exists():
         if not checkpoints(folder):
-            raise FileNotFoundError(f"{folder} holds no generator.safetensors and no checkpoint of a run")
+            raise FileNotFoundError(f"{folder} holds no generator.safetensors and no checkpoint of a run: name the "
+                                    "folder of a run with --run, or of a record, such as results/toyfaces-32")
         path = checkpoints(folder)[-1]
     tensors, state = load_tensors(path)
     settings = Settings.load(folder / "settings.json")

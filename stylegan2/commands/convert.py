@@ -32,7 +32,7 @@ class Convert:
     run: Path | None = None
     """Folder of a run, of a record, or of a converted checkpoint."""
     onnx: Path | None = None
-    """New file for the generator of --run, with inputs z and psi."""
+    """New file for the generator of --run, with inputs z and psi, and labels where it was trained with classes."""
 
     def execute(self) -> None:
         if self.file and self.to and not (self.run or self.onnx):
@@ -54,7 +54,8 @@ def write_onnx(run: Path, path: Path) -> None:
     trained = load_generator(run)
     path.parent.mkdir(parents=True, exist_ok=True)
     export_onnx(trained, path)
-    print(f"wrote {path}: inputs z [batch, {trained.settings.d_latent}] and psi, output images in [-1, 1]")
+    labels = " and labels [batch]" if trained.mapping.n_classes else ""
+    print(f"wrote {path}: inputs z [batch, {trained.settings.d_latent}], psi{labels}; output images in about [-1, 1]")
 
 
 def read_published(file: Path, folder: Path) -> None:

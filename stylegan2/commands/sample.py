@@ -5,6 +5,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from stylegan2.images import save_grid
 from stylegan2.training.checkpoint import checkpoints, load_tensors, save_tensors
 from stylegan2.training.config import Settings
@@ -25,9 +27,13 @@ class Sample:
     """Truncation: 1 gives all the variety, 0 the mean image; 0.7 is usual."""
     seed: int = 0
     """Of the latents."""
+    label: int | None = None
+    """The class to draw, where the run was trained with classes; all in turn when not given."""
 
     def execute(self) -> None:
-        images = sample(load_generator(self.run), self.rows * self.columns, self.psi, self.seed)
+        count = self.rows * self.columns
+        labels = None if self.label is None else torch.full([count], self.label)
+        images = sample(load_generator(self.run), count, self.psi, self.seed, labels)
         save_grid(images, self.out, self.columns)
         print(f"wrote {self.out}")
 

@@ -14,8 +14,9 @@ from stylegan2.training.config import PRESETS, Settings
 class Train:
     """Train a generator: cartoon faces at 32² by StyleGAN2, unless told otherwise, on the GPU if there is one.
 
-    Ctrl-C saves and stops; --resume goes on. `accelerate launch -m stylegan2 train …` trains on several GPUs or
-    machines.
+    Ctrl-C saves and stops; --resume goes on, with another batch size, rate or number of images if you like; what shapes
+    the networks stays. `accelerate launch -m stylegan2 train …` trains on several GPUs or machines,
+    `torchrun --nproc-per-node 2 -m -- stylegan2 train …` in several processes on CPUs.
     """
 
     settings: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=Settings)

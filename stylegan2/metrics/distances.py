@@ -65,7 +65,7 @@ class Moments:
         return self.scatter / (self.count - 1)
 
 
-def frechet_distance(a: Moments, b: Moments) -> float:
+def frechet_distance(a: Moments | Features, b: Moments | Features) -> float:
     """‖μ₁ − μ₂‖² + tr Σ₁ + tr Σ₂ − 2 tr (Σ₁ Σ₂)^½: the squared Fréchet distance of the two Gaussians.
 
     tr (Σ₁ Σ₂)^½ is the sum of the singular values of Σ₁^½ Σ₂^½, so that only roots of symmetric matrices are needed,
@@ -74,9 +74,13 @@ def frechet_distance(a: Moments, b: Moments) -> float:
 
     Source: Heusel et al. (arXiv 1706.08500); Dowson and Landau (1982).
 
+    Args:
+        a, b: features, all at once or gathered batch by batch.
+
     Raises:
         ValueError: fewer than two feature vectors, or vectors of two sizes.
     """
+    a, b = (x if isinstance(x, Moments) else Moments.of(x) for x in (a, b))
     if len(a.mean) != len(b.mean):
         raise ValueError(f"features have {len(a.mean)} numbers each on one side and {len(b.mean)} on the other: "
                          "take both from the same extractor")

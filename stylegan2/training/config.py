@@ -32,7 +32,8 @@ class Settings:
     x_flip: bool = False
     """Mirror half of the real images at random; doubles a set of symmetric things."""
     labels: bool = False
-    """Train with the classes of the images: the generator is told which to draw, the discriminator which it sees."""
+    """Train with the classes of the images (in a folder or zip, one sub-folder for each): the generator is told which
+    to draw, the discriminator which it sees."""
     images: int = 100_000
     """Train until the discriminator has seen this many real images."""
     batch_size: int = 32

@@ -92,7 +92,8 @@ def join_processes(device: str | None = None) -> Processes:
             GPU.
 
     Raises:
-        ValueError: there is no such device here; or one GPU is named for several processes.
+        ValueError: there is no such device here; or one GPU is named for several processes; or they do not find each
+            other.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return Processes(device=usable_device(device))
@@ -103,7 +104,10 @@ def join_processes(device: str | None = None) -> Processes:
         from accelerate import PartialState
     except ImportError:
         raise ValueError("several processes need the package accelerate: pip install accelerate") from None
-    state = PartialState(cpu=device == "cpu")
+    state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available())
+    if state.num_processes != int(os.environ["WORLD_SIZE"]):  # else each would train alone, into the same folder
+        raise ValueError(f"{os.environ['WORLD_SIZE']} processes were started, and accelerate joined "
+                         f"{state.num_processes}: look at what `accelerate env` says")
     return Processes(state.process_index, state.num_processes, state.device)
 
 

@@ -179,7 +179,7 @@ def frequencies(source: ImageSource, settings: Settings) -> Float[Tensor, "class
         ValueError: the images have no labels.
     """
     labels = source.labels(torch.arange(len(source)))
-    if labels is None:
-        raise ValueError(f"labels is set, but the images of {settings.data} have none: put each class into a folder of "
-                         "its own, or train without")
+    if labels is None or source.n_classes < 2:
+        raise ValueError(f"labels is set, but the images of {settings.data} are not in two classes or more: put each "
+                         "class into a folder of its own, side by side, or train without")
     return torch.bincount(labels, minlength=source.n_classes).float()

@@ -11,7 +11,7 @@ import torch
 from stylegan2.training.checkpoint import checkpoints, load_tensors
 
 # The directions of path lengths are drawn by each process for itself: without them, one process computes the same.
-SETTINGS = {"resolution": 8, "batch-size": 8, "n-features": 4, "max-features": 8, "d-latent": 8, "device": "cpu",
+SETTINGS = {"resolution": 8, "batch-size": 8, "n-features": 4, "max-features": 8, "d-latent": 8,
             "path-length-weight": 0, "r1-interval": 2}
 FLAGS = [*(word for name, value in SETTINGS.items() for word in (f"--{name}", str(value))), "--x-flip"]
 ONE_RANK = """
@@ -22,7 +22,7 @@ from stylegan2.training.trainer import Trainer
 
 out, *flags = (word for word in sys.argv[1:] if word != "--")
 command = parse_train(flags, "train")
-trainer = Trainer(command.folder(), command.settings, command.resume, "cpu")
+trainer = Trainer(command.folder(), command.settings, command.resume)
 trainer.train()
 tensors = {k: v.clone() for k, v in trainer.players.state_dict().items()}
 save_file(tensors, f"{out}-{trainer.processes.rank}.safetensors")

@@ -155,3 +155,9 @@ def test_bad_features_are_named():
         Moments.of(good).update(draw(2, 4))
     with pytest.raises(ValueError, match="two subsets of two vectors are the least"):
         kernel_distance(good, good, subsets=1)
+
+
+def test_features_stand_for_their_moments():
+    torch.manual_seed(0)
+    x, y = torch.randn(40, 5), torch.randn(30, 5) + 1
+    assert frechet_distance(x, y) == frechet_distance(Moments.of(x), Moments.of(y))

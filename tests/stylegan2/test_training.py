@@ -10,12 +10,14 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
 
 from stylegan2.cli import main, parse
+from stylegan2.images import to_uint8
 from stylegan2.training import CheckpointError, Settings
 from stylegan2.training.checkpoint import checkpoints, load_tensors, save_tensors
 from stylegan2.training.config import PRESETS
@@ -250,12 +252,16 @@ def test_a_run_with_labels(tmp_path):
     torch.testing.assert_close(sample(trained, 6), sample(trained, 6, labels=torch.arange(6) % 5))
     with pytest.raises(ValueError, match="labels are missing"):
         trained(z)
+    grid = tmp_path / "grid.png"
+    main(["sample", "--run", str(tmp_path), "--label", "3", "--rows", "1", "--columns", "2", "--out", str(grid)])
+    expected = to_uint8(sample(trained, 2, labels=torch.tensor([3, 3])))
+    assert torch.equal(torch.from_numpy(np.array(Image.open(grid))[:, :8]).permute(2, 0, 1), expected[0])
 
 
 def test_labels_need_a_set_that_has_some(tmp_path):
     (tmp_path / "data").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "data" / "0.png")
-    with pytest.raises(ValueError, match="have none: put each class into a folder"):
+    with pytest.raises(ValueError, match="not in two classes or more: put each class into a folder"):
         Trainer(tmp_path / "run", Settings(**TINY, data=str(tmp_path / "data"), labels=True))
 
 
