@@ -109,7 +109,7 @@ class ScheduledWeights(BalancedWeights):
         self.initted.logical_or_(fresh)
         self.settled = self.initial_losses_decay == 1 and bool(self.initted.all())
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ScheduledWeights:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         """Move the buffers, but never cast below float32: a step of bfloat16 weights would round back to none."""
 
         def wide(buffer: Tensor) -> Tensor:

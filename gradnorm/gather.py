@@ -39,7 +39,8 @@ class Taps:
     def listen(self, total: Tensor, weights: Float[Tensor, " tasks"]) -> None:
         """Note what comes back in the backward pass of this total, in which the losses have these weights."""
         self.weights = weights
-        total.register_hook(lambda gradient: setattr(self, "factor", gradient.detach()))
+        if total.requires_grad:
+            total.register_hook(lambda gradient: setattr(self, "factor", gradient.detach()))
 
     def note(self, task: int, gradient: Tensor) -> None:
         if self.factor is not None:
@@ -103,6 +104,9 @@ class Gathered:
         On parameters the lengths alone will do where no other part is to be added.
         """
         if taps is not None and not activations:
+            for name in (self.names or {}).values():
+                if not losses[name].requires_grad:
+                    raise unreached(name, has_graph=False)
             self.taps.append(taps)
             return
         as_is = isinstance(scale, float) and scale == 1.0

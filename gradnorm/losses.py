@@ -14,13 +14,32 @@ from gradnorm._typing import Float
 
 Losses = Mapping[str, Any] | Sequence[Any] | Tensor  # of scalar tensors: `losses_by_name` refuses the rest
 Mask = Mapping[str, Any] | Sequence[Any] | Tensor  # of bools: `masked_in` refuses the rest
+POSITIVE = sys.float_info.min  # the smallest number for `require` that is greater than 0
 ON_BAD_LOSS = ("skip", "raise")
 
 
 def require(value: float, name: str, at_least: float = 0.0, at_most: float = sys.float_info.max) -> None:
     """Raise a ValueError that names the value, unless it is a finite number in [at_least, at_most]."""
     if not at_least <= value <= at_most:
-        raise ValueError(f"{name} must be finite, at least {at_least:g} and at most {at_most:g}; got {value}")
+        low = "> 0" if at_least == POSITIVE else f"≥ {at_least:g}"
+        high = "" if at_most == sys.float_info.max else f" and ≤ {at_most:g}"
+        raise ValueError(f"{name} must be finite, {low}{high}; got {value}")
+
+
+def require_integer(value: int, name: str, at_least: int) -> None:
+    """Raise a TypeError that names the value, unless it is an integer; a ValueError, if it is too small."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an integer; got {value!r}")
+    require(float(value), name, float(at_least))
+
+
+def require_backward(accelerator: Any) -> None:
+    """Raise a TypeError unless it is None or has a method `backward`."""
+    if accelerator is not None and not callable(getattr(accelerator, "backward", None)):
+        raise TypeError(
+            "accelerator must have a method backward(loss), as that of Hugging Face Accelerate does; "
+            f"got {type(accelerator).__name__}"
+        )
 
 
 def require_one_of(value: str, name: str, choices: Sequence[str]) -> None:
@@ -29,12 +48,21 @@ def require_one_of(value: str, name: str, choices: Sequence[str]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}")
 
 
-def name_losses(num_losses: int | None, weights: Sequence | Tensor | None, names: Sequence[str] | None) -> list[str]:
+def name_losses(
+    num_losses: int | None, weights: Mapping | Sequence | Tensor | None, names: Sequence[str] | None
+) -> list[str]:
     """The losses' names ("0", "1", … if not given), their number being what all that was given agrees on.
 
     Raises:
+        TypeError: a number in place of weights.
         ValueError: nothing was given, or fewer than two losses, or numbers that disagree, or a name twice.
     """
+    if isinstance(weights, int | float):
+        raise TypeError(
+            f"loss_weights has an entry for each loss, got {weights}; for so many, write num_losses={weights}"
+        )
+    if names is None and isinstance(weights, Mapping):
+        names = list(weights)
     counts = {len(given) for given in (weights, names) if given is not None}
     counts |= set() if num_losses is None else {num_losses}
     if len(counts) != 1 or min(counts) < 2:
@@ -49,19 +77,24 @@ def name_losses(num_losses: int | None, weights: Sequence | Tensor | None, names
     return list(names)
 
 
-def initial_weights(given: Sequence[float] | Tensor | None, count: int, as_given: bool) -> Float[Tensor, " tasks"]:
+def initial_weights(
+    given: Mapping[str, float] | Sequence[float] | Tensor | None, names: Sequence[str], as_given: bool
+) -> Float[Tensor, " tasks"]:
     """Weights to start from: 1 each, or those given, rescaled to Σ w = T unless they are to be used as given.
 
     Raises:
+        KeyError: weights by names that are not `names`.
         ValueError: a weight that is not positive and finite.
     """
-    weights = torch.ones(count) if given is None else torch.as_tensor(given).detach().float()
+    if isinstance(given, Mapping):
+        given = entries_in_order(names, given, "loss_weights")
+    weights = torch.ones(len(names)) if given is None else torch.as_tensor(given).detach().float()
     if not (weights.isfinite() & (weights > 0)).all():
         raise ValueError(f"loss_weights must be positive and finite, got {weights.tolist()}")
-    return weights.clone() if as_given else weights * (count / weights.sum())
+    return weights.clone() if as_given else weights * (len(names) / weights.sum())
 
 
-def in_order(names: Sequence[str], given: Mapping[str, Any], what: str) -> list[Any]:
+def entries_in_order(names: Sequence[str], given: Mapping[str, Any], what: str) -> list[Any]:
     """The entries of a dict in the order of the losses. Raises a KeyError if its keys are not the losses' names."""
     if set(given) != set(names):
         raise KeyError(f"{what} has an entry for {tuple(given)}; it needs one for each loss: {', '.join(names)}")
@@ -113,7 +146,7 @@ def masked_in(names: Sequence[str], mask: Mask | None) -> dict[int, str]:
     if mask is None:
         return dict(enumerate(names))
     if isinstance(mask, Mapping):
-        mask = in_order(names, mask, "loss_mask")
+        mask = entries_in_order(names, mask, "loss_mask")
     entries = mask.tolist() if isinstance(mask, Tensor) else list(mask)
     if not all(isinstance(entry, bool) for entry in entries):
         raise TypeError(
@@ -148,7 +181,7 @@ def known_losses(names: Sequence[str], given: Mapping[str, float] | Sequence[flo
     if strange := set(given) - set(names):
         raise KeyError(f"initial_losses has {', '.join(sorted(strange))}; the losses are {', '.join(names)}")
     for name, loss in given.items():
-        require(loss, f"initial_losses[{name!r}]", at_least=sys.float_info.min)
+        require(loss, f"initial_losses[{name!r}]", at_least=POSITIVE)
     return {names.index(name): float(loss) for name, loss in given.items()}
 
 

@@ -3,18 +3,55 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
 from gradnorm._typing import Float
 
+Shared = Tensor | nn.Module
 
-def unreached(name: str) -> ValueError:
+
+class Borrowed(tuple):
+    """Tensors that belong to another module: a deep copy holds their copies where these exist already, else them."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Borrowed:
+        return Borrowed(memo.get(id(tensor), tensor) for tensor in self)
+
+
+def tensors_of(shared: Shared | Iterable[Shared] | None) -> Borrowed:
+    """W as a tuple of tensors: a module stands for its trainable parameters.
+
+    Raises:
+        TypeError: something that is neither a tensor nor a module.
+        ValueError: a module without trainable parameters.
+    """
+    if shared is None:
+        return Borrowed()
+    found: list[Tensor] = []
+    for item in (shared,) if isinstance(shared, Shared | str) or not isinstance(shared, Iterable) else shared:
+        if not isinstance(item, Shared):
+            raise TypeError(
+                "gradients are measured on a tensor (parameter, activation) or a module, or several in a list; "
+                f"got {type(item).__name__}"
+            )
+        own = [p for p in item.parameters() if p.requires_grad] if isinstance(item, nn.Module) else [item]
+        if not own:
+            raise ValueError(f"{type(item).__name__} has no trainable parameters on which to measure gradients")
+        found += own
+    return Borrowed(found)
+
+
+def unreached(name: str, has_graph: bool = True) -> ValueError:
     """What to raise where a loss has no gradient on W."""
+    if not has_graph:
+        return ValueError(
+            f"loss {name!r} has no graph: it was detached or computed under no_grad; hand over the loss itself, or "
+            "leave it out with loss_mask"
+        )
     return ValueError(
         f"loss {name!r} does not depend on the parameter or activation at which gradients are measured; "
         "pass one that every loss uses (the last shared layer), or leave this loss out with loss_mask"
@@ -25,7 +62,7 @@ def task_gradient(name: str, loss: Tensor, shared: Sequence[Tensor]) -> list[Ten
     """∇L_i on each of `shared`, None where it does not depend on it. Keeps the graph for the backward pass.
 
     Raises:
-        ValueError: `shared` is empty or does not require gradients, or the loss depends on none of it.
+        ValueError: `shared` is empty or does not require gradients, or the loss depends on none of it or has no graph.
     """
     if not shared:
         raise ValueError(
@@ -39,7 +76,7 @@ def task_gradient(name: str, loss: Tensor, shared: Sequence[Tensor]) -> list[Ten
         )
     found = torch.autograd.grad(loss, shared, retain_graph=True, allow_unused=True) if loss.requires_grad else ()
     if all(gradient is None for gradient in found):
-        raise unreached(name)
+        raise unreached(name, loss.requires_grad)
     return list(found)
 
 

@@ -37,8 +37,14 @@ def adapt(
         first_order: the inner gradients are constants, so that ∂θ_k/∂θ = 1.
 
     Raises:
+        TypeError: the parameters are not in a dict.
         ValueError: a negative number of steps.
     """
+    if not isinstance(parameters, dict):
+        raise TypeError(
+            "parameters are tensors by name, of a module: dict(module.named_parameters()); "
+            f"got {type(parameters).__name__}"
+        )
     if steps < 0:
         raise ValueError(f"the number of steps must be 0 or more, got {steps}")
     for _ in range(steps):

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from gradnorm._typing import Bool, Float, Float64
+from gradnorm.measure import Shared, tensors_of
 
 EXACT_UP_TO = 10  # tasks: beyond, `min_norm_point` takes Frank-Wolfe
 Gram = Float64[Tensor, "tasks tasks"]
@@ -137,8 +138,11 @@ def min_norm_point(gram: Float[Tensor, "tasks tasks"]) -> MinNormPoint:
     the weight.
 
     Raises:
+        TypeError: not a tensor.
         ValueError: the matrix is empty, not symmetric, or has an element that is not finite or a negative diagonal.
     """
+    if not isinstance(gram, Tensor):
+        raise TypeError(f"min_norm_point takes a tensor [tasks, tasks] of inner products; got {type(gram).__name__}")
     gram = gram.detach().double().cpu()
     tasks = len(gram)
     if not tasks or not gram.isfinite().all() or (gram.diagonal() < 0).any():
@@ -164,7 +168,9 @@ def gram_matrix(gradients: Sequence[Sequence[Tensor | None]]) -> Gram:
 
 
 def common_descent(
-    losses: Sequence[Tensor] | Mapping[str, Tensor], shared: Tensor | Sequence[Tensor], max_norm: float | None = None
+    losses: Sequence[Tensor] | Mapping[str, Tensor] | Tensor,
+    shared: Shared | Sequence[Shared],
+    max_norm: float | None = None,
 ) -> CommonDescent:
     """The direction that all losses go down along, and the weights that make their sum's gradient it.
 
@@ -173,17 +179,22 @@ def common_descent(
 
     Args:
         losses: scalars, in a list or by name; `weights` come in their order.
-        shared: all shared parameters (`list(trunk.parameters())`), or the features that all losses are computed from.
+        shared: all shared parameters (the trunk itself, or tensors in a list), or the features that all losses are
+            computed from.
         max_norm: a longer g_i is shortened to this length first. The weights include the factor and may sum to less
             than 1.
 
     Raises:
-        ValueError: a loss does not depend on anything shared, or has a gradient that is not finite, or max_norm ≤ 0.
+        TypeError: a loss that is no tensor, or something shared that is neither tensor nor module.
+        ValueError: no losses, or one that is not a scalar, does not depend on anything shared, or has a gradient that
+            is not finite; nothing shared; or max_norm ≤ 0.
     """
     if max_norm is not None and not max_norm > 0:
         raise ValueError(f"max_norm is a length, greater than 0 (or None: gradients as they are); got {max_norm}")
-    tensors = (shared,) if isinstance(shared, Tensor) else tuple(shared)
+    tensors = tensors_of(shared)
     named = losses if isinstance(losses, Mapping) else {str(i): loss for i, loss in enumerate(losses)}
+    if not tensors or not named:
+        raise ValueError(f"a direction needs losses and what they share; got {len(named)} and {len(tensors)} of these")
     gradients = [gradient_of(name, loss, tensors) for name, loss in named.items()]
     gram = gram_matrix(gradients)
     lengths = gram.diagonal().sqrt()
@@ -199,6 +210,10 @@ def common_descent(
 
 def gradient_of(name: str, loss: Tensor, shared: Sequence[Tensor]) -> list[Tensor | None]:
     """The loss's gradient by every one of `shared`; the graph is kept. Raises as `common_descent` says."""
+    if not isinstance(loss, Tensor):
+        raise TypeError(f"loss {name!r} must be a scalar tensor, got {type(loss).__name__}")
+    if loss.ndim != 0:
+        raise ValueError(f"loss {name!r} must be a scalar, got shape {tuple(loss.shape)}; reduce it with .mean()")
     found = torch.autograd.grad(loss, shared, retain_graph=True, allow_unused=True) if loss.requires_grad else ()
     pieces = [piece for piece in found if piece is not None]
     if not pieces:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gradnorm._typing import Float
 from gradnorm.balance import OPTIMIZERS, UpdatedWeights, Weighing
@@ -27,26 +27,11 @@ from gradnorm.losses import (
     masked_in,
     name_losses,
     require,
+    require_backward,
+    require_integer,
     require_one_of,
 )
-
-Shared = Tensor | nn.Module
-
-
-class Borrowed(tuple):
-    """Tensors that belong to another module: a deep copy holds their copies where these exist already, else them."""
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Borrowed:
-        return Borrowed(memo.get(id(tensor), tensor) for tensor in self)
-
-
-def tensors_of(shared: Shared | Sequence[Shared] | None) -> Borrowed:
-    """W as a tuple of tensors: a module stands for its trainable parameters."""
-    items = [] if shared is None else [shared] if isinstance(shared, Shared) else shared
-    found: list[Tensor] = []
-    for item in items:
-        found += [p for p in item.parameters() if p.requires_grad] if isinstance(item, nn.Module) else [item]
-    return Borrowed(found)
+from gradnorm.measure import Shared, tensors_of
 
 
 def loss_scale(accelerator: Any) -> float | Tensor:
@@ -171,14 +156,47 @@ class GradNormLossWeighter(WeighedBackward):
     weights move by GradNorm, stay positive and sum to T, the number of losses. Where several processes train together
     (torch.distributed, torchrun, Accelerate) their losses and gradients are joined, and the weights are the same in all
     of them: those of one process on the joined batch. `state_dict` holds what an exact resume between two steps needs.
-    The buffers are made where W is, and follow the losses to their device.
+    The buffers are made where W is, follow the losses to their device, and stay float32 when a cast narrows the rest.
+    The weights now are the buffer `loss_weights`, in the order of `loss_names`:
+    `dict(zip(weighter.loss_names, weighter.loss_weights.tolist()))`.
 
     Where to measure, from the most general to the fastest: on parameters (`grad_norm_parameters`); at activations,
     passed with the losses; at the views of them that `share` returns. A linear layer's weight costs little more than
-    its output. `weigh` and `update` are for loops that call `.backward` themselves.
+    its output.
+
+    The backward pass is the weighter's::
+
+        weighter = GradNormLossWeighter(loss_names=["depth", "edges"], grad_norm_parameters=network.trunk[-1])
+        for x, y in data:
+            optimizer.zero_grad()
+            result = weighter(losses_of(network(x), y))  # {"depth": …, "edges": …}, scalars
+            optimizer.step()
+            print(result.total, result.weights)  # the weights of this step
+
+    or the loop's own; of several micro-batches all but the last have `grad_step=False`::
+
+        for x, y in data:
+            optimizer.zero_grad()
+            total = weighter.weigh(losses_of(network(x), y))
+            total.backward()
+            result = weighter.update()
+            optimizer.step()
+
+    with a `torch.amp.GradScaler`::
+
+        for x, y in data:
+            optimizer.zero_grad()
+            with torch.autocast("cuda", torch.float16):
+                losses = losses_of(network(x), y)
+            total = weighter.weigh(losses, scale=scaler.get_scale())
+            scaler.scale(total).backward()
+            weighter.update()
+            scaler.step(optimizer)
+            scaler.update()
 
     Args:
-        loss_weights: initial weights, 1 each if not given; rescaled to Σ w = T unless `frozen`.
+        loss_weights: initial weights, one for each loss or by name, 1 each if not given; rescaled to Σ w = T unless
+            `frozen`.
         num_losses: their number, if neither `loss_weights` nor `loss_names` tells it.
         loss_names: what the losses are called; needed where they come in a dict.
         learning_rate: η. A plain step is η‖∇_W L_i‖ long: choose it for your losses' scale. Adam's is about η long.
@@ -203,13 +221,14 @@ class GradNormLossWeighter(WeighedBackward):
             back-propagated all the same. No weight ever becomes NaN.
 
     Raises:
-        KeyError: an initial loss for a name that there is not.
-        ValueError: fewer than two losses, or settings out of range or that disagree.
+        KeyError: an initial loss for a name that there is not, or weights or a mask by other names than the losses'.
+        TypeError: a setting of the wrong kind: a mask not of bools, W neither tensor nor module, a number for weights.
+        ValueError: fewer than two losses, settings out of range or that disagree, or W a module with nothing to train.
     """
 
     def __init__(
         self,
-        loss_weights: Sequence[float] | Tensor | None = None,
+        loss_weights: Mapping[str, float] | Sequence[float] | Tensor | None = None,
         *,
         num_losses: int | None = None,
         loss_names: Sequence[str] | None = None,
@@ -227,13 +246,14 @@ class GradNormLossWeighter(WeighedBackward):
         on_bad_loss: str = "skip",
     ) -> None:
         names = name_losses(num_losses, loss_weights, loss_names)
-        weights = initial_weights(loss_weights, len(names), as_given=frozen)
+        weights = initial_weights(loss_weights, names, as_given=frozen)
         require(learning_rate, "learning_rate")
         require(restoring_force_alpha, "restoring_force_alpha")
         require(initial_losses_decay, "initial_losses_decay", at_most=1.0)
-        require(float(update_every), "update_every", at_least=1.0)
+        require_integer(update_every, "update_every", at_least=1)
         require_one_of(optimizer, "optimizer", OPTIMIZERS)
         require_one_of(on_bad_loss, "on_bad_loss", ON_BAD_LOSS)
+        require_backward(accelerator)
         masked_in(names, loss_mask)
         known = known_losses(names, initial_losses)
         super().__init__(weights, learning_rate, restoring_force_alpha, initial_losses_decay, optimizer, known)

@@ -17,7 +17,12 @@ def unsupported_layers(module: nn.Module, engine: str, batch_first: bool = True)
 
     Empty: nothing is known against it. What only shows in running (a parameter used outside of its layer, control flow
     that depends on data) is found in running.
+
+    Raises:
+        ValueError: no such engine. "auto" is none: it tries each.
     """
+    if engine not in REASONS:
+        raise ValueError(f"engine must be one of {', '.join(REASONS)}; got {engine!r}")
     if engine == "expanded_weights" and not batch_first:
         return {"": "ExpandedWeights reads the batch off axis 0 of every layer's input"}
     found = {}

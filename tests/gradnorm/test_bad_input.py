@@ -128,15 +128,15 @@ def weighter_and_losses(make, batches):
         ({"loss_names": ["a", "a"]}, "differ"),
         ({"loss_weights": [1.0, 0.0]}, "positive and finite"),
         ({"loss_weights": [1.0, float("nan")]}, "positive and finite"),
-        ({"num_losses": 2, "learning_rate": -1.0}, "learning_rate must be finite, at least 0"),
+        ({"num_losses": 2, "learning_rate": -1.0}, r"learning_rate must be finite, ≥ 0; got -1\.0"),
         ({"num_losses": 2, "learning_rate": float("inf")}, "learning_rate"),
         ({"num_losses": 2, "restoring_force_alpha": -0.5}, "restoring_force_alpha"),
-        ({"num_losses": 2, "initial_losses_decay": 1.5}, "at most 1"),
+        ({"num_losses": 2, "initial_losses_decay": 1.5}, r"finite, ≥ 0 and ≤ 1; got 1\.5"),
         ({"num_losses": 2, "optimizer": "sgd"}, "optimizer must be one of 'plain', 'adam'; got 'sgd'"),
         ({"num_losses": 2, "on_bad_loss": "warn"}, "on_bad_loss must be one of 'skip', 'raise'"),
         ({"num_losses": 2, "initial_losses": [1.0]}, "initial_losses needs an entry for each of 0, 1, got 1"),
-        ({"num_losses": 2, "initial_losses": {"1": 0.0}}, r"initial_losses\['1'\] must be finite, at least"),
-        ({"num_losses": 2, "update_every": 0}, "update_every must be finite, at least 1"),
+        ({"num_losses": 2, "initial_losses": {"1": 0.0}}, r"initial_losses\['1'\] must be finite, > 0; got 0\.0"),
+        ({"num_losses": 2, "update_every": 0}, "update_every must be finite, ≥ 1; got 0"),
         ({"num_losses": 2, "loss_mask": [True]}, "loss_mask needs one entry for each of 0, 1"),
         ({"num_losses": 2, "loss_mask": [True, False]}, "at least two"),
     ],
@@ -155,6 +155,26 @@ def test_a_mask_that_is_not_of_bools(mask):
 def test_a_mask_of_other_names():
     with pytest.raises(KeyError, match=r"loss_mask has an entry for.*one for each loss: a, b"):
         GradNormLossWeighter(loss_names=["a", "b"], loss_mask={"a": True, "c": True})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"loss_weights": 3}, TypeError, "write num_losses=3"),
+        ({"grad_norm_parameters": "weight"}, TypeError, "a module, or several in a list; got str"),
+        ({"grad_norm_parameters": 3}, TypeError, "a tensor .* or a module, or several in a list; got int"),
+        ({"grad_norm_parameters": {"weight": nn.Parameter(torch.ones(1))}}, TypeError, "got str"),
+        ({"grad_norm_parameters": nn.ReLU()}, ValueError, "ReLU has no trainable parameters"),
+        ({"grad_norm_parameters": [nn.Linear(1, 1).requires_grad_(False)]}, ValueError, "Linear has no trainable"),
+        ({"update_every": 2.5}, TypeError, r"update_every must be an integer; got 2\.5"),
+        ({"accelerator": nn.Linear(1, 1)}, TypeError, r"accelerator must have a method backward\(loss\).*got Linear"),
+        ({"loss_names": ["a", "b"], "loss_weights": {"a": 1.0, "c": 2.0}}, KeyError, "loss_weights has an entry for"),
+    ],
+)
+def test_settings_of_the_wrong_kind(arguments, error, message, plain_types):
+    sizes = {} if {"loss_names", "loss_weights"} & set(arguments) else {"num_losses": 2}
+    with pytest.raises(error, match=message):
+        GradNormLossWeighter(**sizes, **arguments)
 
 
 def test_an_initial_loss_for_nothing():
@@ -188,8 +208,11 @@ def test_losses_that_do_not_fit(weighter_and_losses):
 def test_a_loss_that_does_not_use_the_shared_parameter(weighter_and_losses):
     weighter, losses = weighter_and_losses
     own = nn.Parameter(torch.ones(()))
-    for stranger in (own.square(), torch.ones(())):
-        with pytest.raises(ValueError, match=r"loss '1' does not depend on.*loss_mask"):
+    for stranger, message in (
+        (own.square(), "does not depend on"),
+        (losses[1].detach(), "has no graph: it was detached"),
+    ):
+        with pytest.raises(ValueError, match=rf"loss '1' {message}.*loss_mask"):
             weighter([losses[0], stranger, losses[2]])
     assert own.grad is None, "nothing is back-propagated when a call is refused"
 

@@ -233,7 +233,7 @@ def test_a_loss_beside_the_linear_layer():
     layer, own = nn.Linear(12, 7), nn.Parameter(torch.ones(()))
     weighter = GradNormLossWeighter(num_losses=2, grad_norm_parameters=layer.weight)
     for stranger in (own.square(), torch.ones(())):
-        with pytest.raises(ValueError, match=r"loss '1' does not depend on.*loss_mask"):
+        with pytest.raises(ValueError, match=r"loss '1' (does not depend on|has no graph).*loss_mask"):
             weighter([layer(torch.randn(3, 12)).sum(), stranger])
     assert own.grad is None
 
@@ -250,3 +250,16 @@ def test_under_autocast(batches):
         found.append(torch.stack(list(weighter(losses).norms.values())))
         assert found[-1].dtype == torch.float32
     torch.testing.assert_close(*found, rtol=0.05, atol=0)
+
+
+def test_detached_losses_are_named(make, batches):
+    """All of them under no_grad, or one."""
+    network, weighter = make(grad_norm_parameters=None)
+    _, shared = network(batches(1)[0], return_backbone_outputs=True)
+    views = weighter.share(shared)
+    losses = [view.square().mean() for view in views]
+    with pytest.raises(ValueError, match="loss '1' has no graph: it was detached or computed under no_grad"):
+        weighter([losses[0], losses[1].detach(), losses[2]])
+    weighter.share(shared)
+    with pytest.raises(ValueError, match="loss '0' has no graph"):
+        weighter([loss.detach() for loss in losses])

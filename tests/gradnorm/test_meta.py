@@ -124,3 +124,8 @@ def test_trained_network_adapts_better_than_a_plain_one():
 def test_negative_steps_are_refused():
     with pytest.raises(ValueError, match="0 or more, got -1"):
         adapt(lambda p: p["w"].sum(), {"w": torch.ones(1)}, 0.1, steps=-1)
+
+
+def test_a_module_in_place_of_its_parameters(plain_types):
+    with pytest.raises(TypeError, match=r"dict\(module\.named_parameters\(\)\); got Linear"):
+        adapt(lambda p: p["weight"].sum(), torch.nn.Linear(1, 1), 0.1)

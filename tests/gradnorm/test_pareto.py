@@ -316,3 +316,32 @@ def test_bad_losses():
         common_descent([w.sum() * torch.inf, w.sum()], w)
     with pytest.raises(ValueError, match="max_norm"):
         common_descent([w.sum(), w.sum()], w, max_norm=0.0)
+
+
+@pytest.mark.parametrize(
+    ("losses", "shared", "error", "message"),
+    [
+        ([], nn.Linear(2, 1), ValueError, "needs losses and what they share; got 0 and 2"),
+        ([torch.ones(())], [], ValueError, "got 1 and 0"),
+        ([1.0], nn.Linear(2, 1), TypeError, "loss '0' must be a scalar tensor, got float"),
+        ({"a": torch.ones(2)}, nn.Linear(2, 1), ValueError, r"loss 'a' must be a scalar, got shape \(2,\)"),
+        ([torch.ones(())], [None], TypeError, "tensor .* or a module, or several in a list; got NoneType"),
+    ],
+)
+def test_arguments_of_the_wrong_kind(losses, shared, error, message, plain_types):
+    with pytest.raises(error, match=message):
+        common_descent(losses, shared)
+
+
+def test_a_list_is_no_gram_matrix(plain_types):
+    with pytest.raises(TypeError, match=r"takes a tensor .* got list"):
+        min_norm_point([[1.0, 0.0], [0.0, 1.0]])
+
+
+def test_a_module_stands_for_its_parameters():
+    trunk = nn.Linear(3, 2)
+    trunk.bias.requires_grad_(False)
+    first, second = trunk(torch.ones(1, 3))[0]
+    by_module, by_hand = common_descent([first, second], trunk), common_descent([first, second], [trunk.weight])
+    assert torch.equal(by_module.weights, by_hand.weights)
+    assert [d.shape for d in by_module.direction] == [(2, 3)]

@@ -503,3 +503,8 @@ def test_norms_do_not_make_the_gradients(monkeypatch):
     norms = per_sample_norms(module, x, lambda o: o.sum(), engine="hooks")
     delta = module[2].weight.detach().view(4, 8)
     torch.testing.assert_close(norms["0.weight"], torch.stack((delta.norm(), delta.sum(dim=0).norm())))
+
+
+def test_support_of_no_engine():
+    with pytest.raises(ValueError, match="one of hooks, expanded_weights, vmap, loop; got 'auto'"):
+        unsupported_layers(nn.Linear(1, 1), "auto")

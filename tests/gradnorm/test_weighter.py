@@ -123,6 +123,12 @@ def test_weights_given_by_position():
     assert GradNormLossWeighter(torch.tensor([2, 2, 2])).loss_weights.tolist() == [1, 1, 1]
 
 
+@pytest.mark.parametrize("names", [None, ["b", "a"]])
+def test_weights_given_by_name(names):
+    weighter = GradNormLossWeighter({"a": 1.0, "b": 3.0}, loss_names=names)
+    assert dict(zip(weighter.loss_names, weighter.loss_weights.tolist(), strict=True)) == {"a": 0.5, "b": 1.5}
+
+
 def test_frozen_weights_are_used_as_given(make, batches):
     network, weighter = make(loss_weights=[1.0, 10.0, 5.0], frozen=True)
     losses = network(batches(1)[0])
