@@ -1,7 +1,8 @@
 """Images per second and peak memory of a G + D training step: ours against a public package, in one run.
 
     python benchmarks/train_step.py [--resolution 32 | 64 | 256] [--against labml-nn | stylegan2-pytorch]
-        [--n-features 32 --max-features 256 --batch 32 --precision bf16 --compile --no-noise --threads 2 --seconds 15 --rounds 3]
+        [--n-features 32 --max-features 256 --batch 32 --precision bf16 --compile --no-noise --threads 2 --seconds 15
+        --rounds 3]
 
 Both train networks of the same widths with their own losses and optimizers, without penalties and without reading data.
 The two take turns, so that a machine that changes its speed changes it for both; the ratio is taken round by round.
@@ -108,7 +109,8 @@ def main() -> None:
               f"{mib[name]:.0f} MiB")
     print(f"{'ratio':18} {statistics.median(ratios):7.2f}            ({min(ratios):.2f} to {max(ratios):.2f})")
     print(f"| {case.resolution}², {case.n_features}/{case.max_features}, batch {case.batch}, {case.precision}"
-          f"{', compiled' * case.compile}{', no noise' * (not case.noise)} | {options.against} | {statistics.median(speeds['ours']):.1f} | "
+          f"{', compiled' * case.compile}{', no noise' * (not case.noise)} | {options.against} | "
+          f"{statistics.median(speeds['ours']):.1f} | "
           f"{statistics.median(speeds[options.against]):.1f} | {statistics.median(ratios):.2f} ({min(ratios):.2f} to "
           f"{max(ratios):.2f}) | {mib['ours']:.0f} | {mib[options.against]:.0f} | {machine(options.threads)} |")
 

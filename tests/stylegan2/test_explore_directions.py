@@ -135,11 +135,11 @@ def corner_and_middle(images):
 def test_directions_of_measured_factors_change_them_and_little_else(faces):
     w = explore.draw_w(faces, 300, seed=3)
     found = explore.regress(w[0], corner_and_middle(explore.synthesize(faces, w)))
-    assert (found.scores > 0.6).all()
+    assert (found.scores > 0.4).all()
     sample, everywhere = w[:, :40], range(faces.generator.n_layers)
     effect = explore.effects(faces, corner_and_middle, sample, found.vectors,
                              explore.along(w[0], found.vectors), everywhere)
-    assert (effect.diagonal() > 0.15).all()
+    assert (effect.diagonal() > 0.1).all()
     assert (effect.fliplr().diagonal().abs() < 0.5 * effect.diagonal()).all()
     # The grid of moves: in the middle w itself, to the right brighter corners.
     grid = explore.move_grid(faces, sample[:, :4], found.vectors[0], [-2.0, 0.0, 2.0], everywhere)
