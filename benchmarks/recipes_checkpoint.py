@@ -7,11 +7,10 @@ A chain of linear layers and GELUs in √layers segments. The methods take turns
 
 import argparse
 import math
-import time
 from functools import partial
 
 import torch
-from recipes_per_sample import peak
+from recipes_per_sample import fastest, peak
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint_sequential as torchs
 
@@ -40,18 +39,11 @@ def main() -> None:
         "ours": lambda m, x: checkpoint_sequential(m, segments, x),
     }
     runs = {name: partial(step, forward, layers, x) for name, forward in methods.items()}
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for number in range(options.rounds + 1):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            if number:  # the first is a warm-up
-                times[name].append(time.perf_counter() - start)
+    times = fastest(runs, options.rounds)
     reference = times["torch, use_reentrant=False"]
     print("| | ms | × torch's | peak, MiB |\n|---|---|---|---|")
     for name, run in runs.items():
-        best = min(times[name])
-        print(f"| {name} | {1e3 * best:.1f} | {best / min(reference):.2f} | {peak(run):.0f} |")
+        print(f"| {name} | {1e3 * times[name]:.1f} | {times[name] / reference:.2f} | {peak(run):.0f} |")
 
 
 if __name__ == "__main__":

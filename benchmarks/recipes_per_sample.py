@@ -146,6 +146,18 @@ def peak(run: Run) -> float:
     return highest / 2**20
 
 
+def fastest(runs: dict[str, Run], rounds: int) -> dict[str, float]:
+    """Seconds of each one's fastest call; they take turns, after a round that is not counted."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for number in range(rounds + 1):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            if number:  # the first is a warm-up
+                times[name].append(time.perf_counter() - start)
+    return {name: min(seconds) for name, seconds in times.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=64)
@@ -156,17 +168,11 @@ def main() -> None:
     warnings.simplefilter("ignore")
     for make in (small_cnn, small_transformer):
         runs = contenders(make, options.batch)
-        times: dict[str, list[float]] = {name: [] for name in runs}
-        for number in range(options.rounds + 1):
-            for name, run in runs.items():
-                start = time.perf_counter()
-                run()
-                if number:  # the first is a warm-up
-                    times[name].append(time.perf_counter() - start)
-        print(f"\n{make.__name__}: plain {1e3 * min(times['plain']):.1f} ms")
+        times = fastest(runs, options.rounds)
+        print(f"\n{make.__name__}: plain {1e3 * times['plain']:.1f} ms")
         print("\n| | × plain | peak, MiB |\n|---|---|---|")
         for name, run in runs.items():
-            print(f"| {name} | {min(times[name]) / min(times['plain']):.2f} | {peak(run):.0f} |", flush=True)
+            print(f"| {name} | {times[name] / times['plain']:.2f} | {peak(run):.0f} |", flush=True)
 
 
 if __name__ == "__main__":
