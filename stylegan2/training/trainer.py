@@ -54,11 +54,10 @@ class Trainer:
         self.device, self.writes = self.processes.device, self.processes.rank == 0
         settings.check_parts(self.processes.count)
         refuse_to_mix(run, resume)
-        with self.processes.first_alone():  # a public set is downloaded once
+        with self.processes.first_alone():  # a public set is downloaded once; and all have seen that the folder is free
             self.source = open_source(settings.data, settings.resolution, settings.background)
         self.loader = Loader(self.source, self.device, workers)
         class_weights = frequencies(self.source, settings) if settings.labels else None
-        self.processes.wait()  # until all have seen that the folder is free
         if self.writes:
             claim_folder(run)  # last, so that a mistake in the settings leaves no folder behind
         torch.manual_seed(settings.seed)  # the same weights in all processes
