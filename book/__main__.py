@@ -53,6 +53,12 @@ def _bench(options: argparse.Namespace) -> int:
     )
 
 
+def _record(options: argparse.Namespace) -> int:
+    from book.experiments import record_series
+
+    return record_series(options.series, options.runs)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line, run the command, return its exit status."""
     parser = argparse.ArgumentParser(
@@ -82,6 +88,11 @@ def main(arguments: list[str] | None = None) -> int:
     command = commands.add_parser("bench", help="run the benchmarks")
     command.add_argument("names", nargs="*", help="files of benchmarks/, without .py; default: all")
     command.set_defaults(run=_bench)
+
+    command = commands.add_parser("record", help="make a series of runs that pages compare; takes hours on a CPU")
+    command.add_argument("series", help="one of: ablation architectures failures")
+    command.add_argument("runs", nargs="*", help="some of its runs; default: all whose record is not there yet")
+    command.set_defaults(run=_record)
 
     options = parser.parse_args(arguments)
     return options.run(options)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sysconfig
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -23,3 +25,27 @@ def record(name: str) -> Path:
             return shelf / name
     known = sorted({path.name for shelf in shelves if shelf.is_dir() for path in shelf.iterdir() if path.is_dir()})
     raise FileNotFoundError(f"there is no record {name!r}; the records are {', '.join(known) or 'none'}")
+
+
+def series(name: str) -> dict[str, dict[str, Any]]:
+    """The runs of a recorded series, by their names in order: `book.experiments` says what each is and made them.
+
+    Each has command, commit, device, threads, torch, python, seed, images (seen), minutes, ended (why it stopped early,
+    or None), settings, history (as in history.jsonl) and measures (what was measured at so many images).
+
+    Raises:
+        FileNotFoundError: there is no record of that name.
+    """
+    return {path.stem: json.loads(path.read_text()) for path in sorted(record(name).glob("*.json"))}
+
+
+def strip(name: str, run: str) -> Path:
+    """The picture of a run of a series: a row of 8 samples for each entry of its measures, the same z in every row.
+
+    Raises:
+        FileNotFoundError: there is no record of that name.
+    """
+    path = record(name) / f"{run}.png"
+    if not path.is_file():
+        raise FileNotFoundError(f"the record {name!r} has no run {run!r}")
+    return path

@@ -29,6 +29,8 @@ class Settings:
     """Side of the images in pixels, a power of two."""
     background: tuple[int, int, int] = (255, 255, 255)
     """Colour behind transparent pixels, red green blue from 0 to 255."""
+    subset: int = 0
+    """Train on the first so many images of the set only; 0 takes all."""
     x_flip: bool = False
     """Mirror half of the real images at random; doubles a set of symmetric things."""
     labels: bool = False
@@ -57,6 +59,8 @@ class Settings:
     """Architecture: a sum of RGB images, residual blocks, or one chain of layers."""
     discriminator: Literal["residual", "skip", "plain"] = "residual"
     """Architecture, as that of the generator."""
+    minibatch_std: bool = True
+    """Show the discriminator how much the images of a group differ, so that it notices mode collapse."""
     growing: bool = False
     """Start at a low resolution and fade the higher ones in; both architectures must be plain."""
     grow_from: int = 8
@@ -105,7 +109,7 @@ class Settings:
                      "r1_interval", "path_length_interval", "grow_images", "augment_images", "ema_half_life"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be greater than 0")
-        for name in ("mapping_layers", "r1_gamma", "wgan_gp_weight", "path_length_weight"):
+        for name in ("subset", "mapping_layers", "r1_gamma", "wgan_gp_weight", "path_length_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must not be negative")
         for name in ("style_mixing", "augment_target"):

@@ -156,7 +156,7 @@ def make_generator(s: Settings) -> AnyGenerator:
 
 def make_discriminator(s: Settings, n_classes: int = 0) -> DiscriminatorBase:
     """The discriminator that the settings name."""
-    sizes = (s.log_resolution, s.n_features, s.max_features)
+    sizes = (s.log_resolution, s.n_features, s.max_features, 4 if s.minibatch_std else 1)  # one image does not differ
     if s.style == "none":
         return ProgressiveDiscriminator(*sizes)
     kinds: dict[str, type[DiscriminatorBase]] = {

@@ -1,0 +1,128 @@
+"""Series of runs that pages compare: `python -m book record ablation` makes results/ablation.
+
+One JSON file and one strip of samples a run. A series that was interrupted goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from torch.nn import functional
+
+from book.records import ROOT
+from stylegan2.data import ToyFaces
+from stylegan2.images import tile
+from stylegan2.metrics import FaceClassifier, load_classifier, measure
+from stylegan2.training.checkpoint import checkpoints, write_text
+from stylegan2.training.config import PRESETS, Settings
+from stylegan2.training.trainer import Trainer
+from stylegan2.weights import TrainedGenerator, load_generator, sample
+
+MEASURED_AT = (2_000, 5_000, 10_000, 20_000, 30_000, 40_000)  # images seen
+IMAGES, PAIRS = 5_000, 500  # on each side of a distance, and for a path length, at the end; a fifth of them before
+NAMES = {"Fréchet distance": "frechet", "precision": "precision", "recall": "recall",
+         "path length in w, end points": "path_length"}
+
+BASE = replace(PRESETS["stylegan2"], images=MEASURED_AT[-1])
+# What StyleGAN2's Table 1 adds, one after another. Growing is twice as quick as the default, so that half of the images
+# are seen at the full resolution; noise is off everywhere, as it is in a short StyleGAN2 run.
+A = replace(PRESETS["stylegan"], images=BASE.images, grow_images=5_000, noise=False)
+B = replace(A, style="demodulation")
+C = replace(B, r1_interval=BASE.r1_interval)
+D = replace(C, path_length_weight=BASE.path_length_weight)
+E = BASE
+F = replace(E, n_features=2 * E.n_features)  # twice the channels where the limit lets them: at 32² and 16²
+TINY = replace(BASE, subset=200)
+
+SERIES: dict[str, dict[str, Settings]] = {
+    "ablation": {
+        f"{name}-{seed}": replace(settings, seed=seed)
+        for seed in range(3) for name, settings in zip("ABCDEF", (A, B, C, D, E, F), strict=True)},
+    "architectures": {
+        "plain-plain": replace(BASE, generator="plain", discriminator="plain"),
+        "plain-residual": replace(BASE, generator="plain", discriminator="residual"),
+        "residual-residual": replace(BASE, generator="residual", discriminator="residual"),
+        "skip-plain": replace(BASE, generator="skip", discriminator="plain"),
+        "skip-skip": replace(BASE, generator="skip", discriminator="skip"),
+        "skip-residual": BASE},
+    "failures": {
+        "reference": BASE,
+        "no-r1": replace(BASE, r1_gamma=0.0),
+        "fast": replace(BASE, learning_rate=10 * BASE.learning_rate),
+        "no-minibatch-std": replace(BASE, minibatch_std=False),
+        "tiny": TINY,
+        "tiny-augmented": replace(TINY, augment=True, augment_images=20_000)},
+}
+
+
+def record_series(name: str, chosen: Sequence[str] = ()) -> int:
+    """Make the runs of a series (all, or those chosen) whose record is not there. Returns the exit status."""
+    if name not in SERIES:
+        sys.exit(f"there is no series {name!r}; the series are {', '.join(SERIES)}")
+    if unknown := [run for run in chosen if run not in SERIES[name]]:
+        sys.exit(f"{name} has no run {unknown[0]!r}; its runs are {', '.join(SERIES[name])}")
+    for run in chosen or SERIES[name]:
+        path = ROOT / "results" / name / f"{run}.json"
+        if not path.exists():
+            record_run(SERIES[name][run], ROOT / "runs" / name / run, path)
+    return 0
+
+
+def record_run(settings: Settings, run: Path, path: Path) -> None:
+    """Train in parts and measure after each; a run that diverges is recorded up to there."""
+    classifier, rows, measures, ended = load_classifier(), [], [], None
+    for images in MEASURED_AT:
+        trainer = Trainer(run, replace(settings, images=images), resume=bool(checkpoints(run)), log_every=500,
+                          checkpoint_every=images, sample_every=images)
+        try:
+            finished = trainer.train()
+        except FloatingPointError as error:
+            ended = str(error)
+            break
+        if not finished:
+            sys.exit(130)
+        trained = load_generator(run)
+        share = 1 if images == MEASURED_AT[-1] else 5
+        measures.append({"images": images, **measured(trained, classifier, IMAGES // share, PAIRS // share)})
+        rows.append(functional.interpolate(sample(trained, 8), settings.resolution))  # growing ones begin smaller
+    history = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+    made = {"command": settings.command(), **json.loads((run / "run.json").read_text()), "seed": settings.seed,
+            "images": trainer.images_seen, "minutes": round(trainer.seconds / 60, 2), "ended": ended,
+            "settings": asdict(settings), "history": history, "measures": measures}
+    made.pop("resumed", None)  # the parts, all on one machine
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tile(torch.cat(rows), columns=8).save(path.with_suffix(".png"))
+    write_text(path, json.dumps(made) + "\n")
+    print(f"wrote {path}", flush=True)
+
+
+def measured(trained: TrainedGenerator, classifier: FaceClassifier, images: int, pairs: int) -> dict[str, object]:
+    """Distances to ToyFaces in the features of its classifier, path length, and what each resolution adds."""
+    rows = measure(trained, ToyFaces(trained.settings.resolution), classifier, classifier,
+                   ("frechet", "precision-recall", "path-length"), images, pairs)
+    return {**{NAMES[row.name]: round(row.value, 5) for row in rows if row.name in NAMES},
+            "rgb_std": rgb_std(trained)}
+
+
+def rgb_std(trained: TrainedGenerator, images: int = 1_024) -> list[float] | None:
+    """Standard deviation of the pixels that each toRGB layer gives, 4² first; None where there is one such layer.
+
+    Source: Karras et al. (arXiv 1912.04958), figure 8.
+    """
+    layers = [layer for name, layer in trained.generator.named_modules() if name.split(".")[-1] == "to_rgb"]
+    if trained.settings.generator != "skip":
+        return None
+    given: list[list[torch.Tensor]] = [[] for _ in layers]
+    hooks = [layer.register_forward_hook(lambda _layer, _in, out, kept=kept: kept.append(out))
+             for layer, kept in zip(layers, given, strict=True)]
+    try:
+        sample(trained, images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [round(torch.cat(kept).std().item(), 5) for kept in given]
