@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from book.records import ROOT
 from stylegan2.data import ToyFaces
+from stylegan2.generator import Generator
 from stylegan2.images import tile
 from stylegan2.metrics import FaceClassifier, load_classifier, measure
 from stylegan2.training.checkpoint import checkpoints, write_text
@@ -114,9 +115,9 @@ def rgb_std(trained: TrainedGenerator, images: int = 1_024) -> list[float] | Non
 
     Source: Karras et al. (arXiv 1912.04958), figure 8.
     """
-    layers = [layer for name, layer in trained.generator.named_modules() if name.split(".")[-1] == "to_rgb"]
-    if trained.settings.generator != "skip":
+    if not isinstance(trained.generator, Generator):
         return None
+    layers = [trained.generator.to_rgb, *(block.to_rgb for block in trained.generator.blocks)]
     given: list[list[torch.Tensor]] = [[] for _ in layers]
     hooks = [layer.register_forward_hook(lambda _layer, _in, out, kept=kept: kept.append(out))
              for layer, kept in zip(layers, given, strict=True)]

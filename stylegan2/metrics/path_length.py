@@ -61,10 +61,10 @@ def trimmed_mean(lengths: Float[Tensor, "n"], trim: float = 0.01) -> Estimate:
     error.
 
     Raises:
-        ValueError: there are fewer than two lengths.
+        ValueError: there are fewer than four lengths, of which two are left.
     """
-    if len(lengths) < 2:
-        raise ValueError(f"{len(lengths)} path lengths are too few for a mean and its error: take two or more")
+    if len(lengths) < 4:
+        raise ValueError(f"{len(lengths)} path lengths are too few for a mean and its error: take four or more")
     low, high = lengths.double().quantile(torch.tensor([trim, 1 - trim], dtype=torch.float64)).tolist()
     kept = lengths[(lengths >= low) & (lengths <= high)].double()
     return Estimate(kept.mean().item(), kept.std().item() / len(kept) ** 0.5)

@@ -22,6 +22,7 @@ from stylegan2.training import CheckpointError, Settings
 from stylegan2.training.checkpoint import checkpoints, load_tensors, save_tensors
 from stylegan2.training.config import PRESETS
 from stylegan2.training.log import keep_until
+from stylegan2.training.players import Players
 from stylegan2.training.trainer import Trainer
 from stylegan2.weights import load_generator, sample
 
@@ -183,10 +184,33 @@ def test_history_is_cut_back_to_the_checkpoint(tmp_path):
 
 @pytest.mark.parametrize(("change", "message"), [
     ({"resolution": 48}, "power of two"), ({"batch_size": 6}, "multiple of 4"), ({"batch_size": 0}, "batch_size is 0"),
-    ({"learning_rate": -1.0}, "learning_rate is -1.0"), ({"images": 0}, "images is 0")])
+    ({"learning_rate": -1.0}, "learning_rate is -1.0"), ({"images": 0}, "images is 0"),
+    ({"subset": -1}, "subset is -1")])
 def test_settings_out_of_range(change, message):
     with pytest.raises(ValueError, match=message):
         Settings(**change)
+
+
+def test_a_subset_is_all_that_is_seen(tmp_path, monkeypatch):
+    """The first images of the set, each as often as the others; and no more of them than there are."""
+    np.save(tmp_path / "four.npy", np.arange(4, dtype=np.uint8).repeat(8 * 8 * 3).reshape(4, 8, 8, 3))
+    settings = Settings(**TINY, data=str(tmp_path / "four.npy"), subset=2, images=8)
+    trainer = Trainer(tmp_path / "run", settings)
+    seen = torch.cat([(real[:, 0, 0, 0] + 1) * 127.5 for real, _ in trainer.batches(2)]).round()
+    assert sorted(seen.tolist()) == [0, 0, 0, 0, 1, 1, 1, 1]
+    with pytest.raises(ValueError, match=r"subset is 5, but .* has 4 images"):
+        Trainer(tmp_path / "other", replace(settings, subset=5))
+    assert not (tmp_path / "other").exists()
+
+
+def test_without_minibatch_std_scores_do_not_depend_on_the_batch():
+    torch.manual_seed(0)
+    images = torch.rand(4, 3, 8, 8)
+    for minibatch_std, alike in ((True, False), (False, True)):
+        d = Players(Settings(**TINY, minibatch_std=minibatch_std)).discriminator
+        torch.nn.init.ones_(d.conv[0].weight.weight)  # so that the last channel counts
+        alone, together = d(torch.stack([images[0]] * 4))[0], d(images)[0]
+        assert torch.allclose(alone, together, atol=1e-6) == alike
 
 
 def test_settings_that_are_none(tmp_path):
