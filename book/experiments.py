@@ -117,7 +117,7 @@ def rgb_std(trained: TrainedGenerator, images: int = 1_024) -> list[float] | Non
     """
     if not isinstance(trained.generator, Generator):
         return None
-    layers = [trained.generator.to_rgb, *(block.to_rgb for block in trained.generator.blocks)]
+    layers = [trained.generator.to_rgb, *(block.get_submodule("to_rgb") for block in trained.generator.blocks)]
     given: list[list[torch.Tensor]] = [[] for _ in layers]
     hooks = [layer.register_forward_hook(lambda _layer, _in, out, kept=kept: kept.append(out))
              for layer, kept in zip(layers, given, strict=True)]
