@@ -53,6 +53,16 @@ def _bench(options: argparse.Namespace) -> int:
     )
 
 
+def _edition(options: argparse.Namespace) -> int:
+    from book.edition import student
+
+    try:
+        return student(options.to)
+    except (FileExistsError, subprocess.CalledProcessError) as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
 def _record(options: argparse.Namespace) -> int:
     from book.experiments import record_series
 
@@ -88,6 +98,11 @@ def main(arguments: list[str] | None = None) -> int:
     command = commands.add_parser("bench", help="run the benchmarks")
     command.add_argument("names", nargs="*", help="files of benchmarks/, without .py; default: all")
     command.set_defaults(run=_bench)
+
+    command = commands.add_parser("edition", help="write a copy of the tree to hand out")
+    command.add_argument("--student", action="store_true", required=True, help="without the solutions")
+    command.add_argument("--to", type=Path, default=Path("_build/student"), help="new folder; default: _build/student")
+    command.set_defaults(run=_edition)
 
     command = commands.add_parser("record", help="make a series of runs that pages compare; takes hours on a CPU")
     command.add_argument("series", help="one of: ablation architectures failures")

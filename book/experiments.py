@@ -17,7 +17,7 @@ from torch.nn import functional
 from book.records import ROOT
 from stylegan2.data import ToyFaces
 from stylegan2.generator import Generator
-from stylegan2.images import tile
+from stylegan2.images import tile, to_float
 from stylegan2.metrics import FaceClassifier, load_classifier, measure
 from stylegan2.training.checkpoint import checkpoints, write_text
 from stylegan2.training.config import PRESETS, Settings
@@ -38,7 +38,7 @@ C = replace(B, r1_interval=BASE.r1_interval)
 D = replace(C, path_length_weight=BASE.path_length_weight)
 E = BASE
 F = replace(E, n_features=2 * E.n_features)  # twice the channels where the limit lets them: at 32² and 16²
-TINY = replace(BASE, subset=200)
+TINY = replace(BASE, subset=50)
 
 SERIES: dict[str, dict[str, Settings]] = {
     "ablation": {
@@ -89,7 +89,8 @@ def record_run(settings: Settings, run: Path, path: Path) -> None:
             sys.exit(130)
         trained = load_generator(run)
         share = 1 if images == MEASURED_AT[-1] else 5
-        measures.append({"images": images, **measured(trained, classifier, IMAGES // share, PAIRS // share)})
+        measures.append({"images": images, **measured(trained, classifier, IMAGES // share, PAIRS // share),
+                         **seen_and_unseen(trainer)})
         rows.append(functional.interpolate(sample(trained, 8), settings.resolution))  # growing ones begin smaller
     history = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
     made = {"command": settings.command(), **json.loads((run / "run.json").read_text()), "seed": settings.seed,
@@ -108,6 +109,22 @@ def measured(trained: TrainedGenerator, classifier: FaceClassifier, images: int,
                    ("frechet", "precision-recall", "path-length"), images, pairs)
     return {**{NAMES[row.name]: round(row.value, 5) for row in rows if row.name in NAMES},
             "rgb_std": rgb_std(trained)}
+
+
+@torch.no_grad()
+def seen_and_unseen(trainer: Trainer, images: int = 1_024) -> dict[str, float]:
+    """Mean score of real images: of those that are trained on, and of others. They differ where the discriminator knows
+    its images by heart. Nothing for networks that grow, which see each image at the resolution of the day.
+
+    Source: Karras et al. (arXiv 2006.06676), figure 1.
+    """
+    side = trainer.settings.resolution
+    if trainer.settings.growing:
+        return {}
+    seen = trainer.source.images(torch.arange(images) % trainer.size)
+    unseen = ToyFaces(side, seed=1).images(torch.arange(images))
+    scores = [trainer.players.discriminator(to_float(images)).mean().item() for images in (seen, unseen)]
+    return {"score_seen": round(scores[0], 5), "score_unseen": round(scores[1], 5)}
 
 
 def rgb_std(trained: TrainedGenerator, images: int = 1_024) -> list[float] | None:

@@ -2,7 +2,8 @@
 
 A definition cell (metadata `{"defines": "stylegan2.equalized.EqualizedLinear"}`) gets the object's source, the setup
 cell (`{"setup": true}`) gets its text, and the file gets one form: format 4.5, an id for every cell, one kernel, no
-outputs but those that a cell tagged `nbval-check-output` holds for comparison. Doing it twice changes nothing.
+outputs but those that a cell tagged `nbval-check-output` holds for comparison. The pages of the back matter that follow
+from the chapters and the packages are written last. Doing it twice changes nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 
 import nbformat
 
-from book import definitions
+from book import backmatter, definitions
 from book.project import ROOT, Repository, notebooks, repository
 
 LONGEST_CELL = 40  # lines of code: what a reader sees without scrolling
@@ -45,7 +46,8 @@ if "google.colab" in sys.modules:  # on Colab: install the book's packages, and 
 def sync(paths: Iterable[Path] = (), *, check: bool = False) -> int:
     """Write the notebooks (all, or `paths`); with `check` only say what would change. Returns the exit status."""
     failed = False
-    for path in list(paths) or notebooks():
+    paths = list(paths)
+    for path in paths or notebooks():
         before = path.read_text(encoding="utf-8")
         try:
             after, changed = synced(before, repository())
@@ -67,6 +69,11 @@ def sync(paths: Iterable[Path] = (), *, check: bool = False) -> int:
         else:
             path.write_text(after, encoding="utf-8")
             print(f"{_shown(path)}: written")
+    for path, text in ({} if paths else backmatter.outdated()).items():
+        failed |= check
+        if not check:
+            path.write_text(text, encoding="utf-8")
+        print(f"{_shown(path)}: {'differs; run `python -m book sync`' if check else 'written'}")
     return int(failed)
 
 

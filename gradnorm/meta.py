@@ -79,6 +79,7 @@ def sinusoid_network() -> nn.Sequential:
 
 
 def squared_error(network: nn.Module, parameters: Parameters, x: Tensor, y: Tensor) -> Float[Tensor, ""]:
+    """Mean of (network(x) − y)², with these parameters in place of the network's own."""
     return (functional_call(network, parameters, (x,)) - y).square().mean()
 
 

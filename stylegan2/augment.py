@@ -99,6 +99,7 @@ class AdaptiveAugment(nn.Module):
 
 
 def identity(like: Float[Tensor, "batch"], size: int) -> Float[Tensor, "batch size size"]:
+    """One identity matrix per sample, of the type and on the device of `like`; a view, not to be written to."""
     return torch.eye(size, dtype=like.dtype, device=like.device).expand(len(like), -1, -1)
 
 

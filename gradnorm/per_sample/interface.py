@@ -54,7 +54,7 @@ def per_sample_gradients(
             another size is taken whole by every sample.
 
     Returns:
-        The parameter's name → [batch, *its shape]; zeros where the loss does not depend on it.
+        The parameter's name → [batch, its shape …]; zeros where the loss does not depend on it.
 
     Raises:
         EngineRefusal: the engine cannot do a layer (for "auto": no engine can); the message says which and why.

@@ -3,7 +3,7 @@
 import json
 import re
 import sysconfig
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -120,6 +120,19 @@ def test_a_series_is_made_part_by_part_and_once(tmp_path, monkeypatch, capsys):
                                sample(load_generator(tmp_path / "runs/few/one"), 4), rtol=0, atol=0)
     experiments.record_series("few")
     assert "wrote" not in capsys.readouterr().out
+
+
+def test_scores_of_what_was_seen_and_what_was_not(tmp_path, monkeypatch):
+    """Equal where the discriminator cannot have learned anything by heart, apart where it knows its images alone."""
+    settings = Settings(resolution=8, batch_size=4, n_features=4, max_features=8, d_latent=8, mapping_layers=2)
+    fresh = experiments.seen_and_unseen(Trainer(tmp_path / "fresh", settings))
+    assert fresh["score_seen"] == pytest.approx(fresh["score_unseen"], abs=0.05)
+    few = Trainer(tmp_path / "few", replace(settings, subset=4, images=800, r1_gamma=0.0, path_length_weight=0.0))
+    few.train()
+    knows = experiments.seen_and_unseen(few)
+    assert knows["score_seen"] > knows["score_unseen"] + 0.5
+    grows = Settings(resolution=8, growing=True, grow_from=4, generator="plain", discriminator="plain")
+    assert experiments.seen_and_unseen(Trainer(tmp_path / "grows", grows)) == {}
 
 
 def test_rgb_std_is_that_of_the_layers(tmp_path):
