@@ -45,6 +45,25 @@ def solutions() -> str:
     return "\n".join(parts)
 
 
+def exercises() -> str:
+    """Every exercise by chapter: a list for whoever plans a course."""
+    parts = [
+        NOTE.format("chapters"),
+        "# Exercises\n",
+        "Every chapter's, in its order. The check stands in the cell below the one to fill in; "
+        "`tests/chapters/test_exercises.py` tries each check on the untouched cell, on typical wrong answers (their number "
+        "is in the last column) and on the solution.\n",
+    ]
+    for path in notebooks():
+        cells = nbformat.read(path, as_version=4).cells
+        checks = [cell.metadata for cell in cells if cell.metadata.get("role") == "check"]
+        if checks:
+            parts += [f"## {title_of(cells)}\n", "| exercise | refused |\n|---|---|"]
+            parts += [f"| {{ref}}`{check.exercise}` | {len(check.get('wrong', {}))} |" for check in checks]
+            parts.append("")
+    return "\n".join(parts)
+
+
 def solved(cells: list[Any]) -> Iterator[tuple[str, str, str]]:
     """Of a chapter's exercises: label, the text of the solution, its code."""
     text: dict[str, str] = {}
@@ -78,6 +97,7 @@ def api(package: str) -> str:
 
 
 PAGES: dict[str, Callable[[], str]] = {
+    "chapters/exercises": exercises,
     "chapters/solutions": solutions,
     "chapters/api_stylegan2": lambda: api("stylegan2"),
     "chapters/api_gradnorm": lambda: api("gradnorm"),
