@@ -186,8 +186,8 @@ def common_descent(
 
     Raises:
         TypeError: a loss that is no tensor, or something shared that is neither tensor nor module.
-        ValueError: no losses, or one that is not a scalar, does not depend on anything shared, or has a gradient that
-            is not finite; nothing shared; or max_norm ≤ 0.
+        ValueError: no losses, or one that is not a scalar, has no graph, does not depend on anything shared, or has a
+            gradient that is not finite; nothing shared; or max_norm ≤ 0.
     """
     if max_norm is not None and not max_norm > 0:
         raise ValueError(f"max_norm is a length, greater than 0 (or None: gradients as they are); got {max_norm}")
@@ -214,7 +214,9 @@ def gradient_of(name: str, loss: Tensor, shared: Sequence[Tensor]) -> list[Tenso
         raise TypeError(f"loss {name!r} must be a scalar tensor, got {type(loss).__name__}")
     if loss.ndim != 0:
         raise ValueError(f"loss {name!r} must be a scalar, got shape {tuple(loss.shape)}; reduce it with .mean()")
-    found = torch.autograd.grad(loss, shared, retain_graph=True, allow_unused=True) if loss.requires_grad else ()
+    if not loss.requires_grad:
+        raise ValueError(f"loss {name!r} has no graph: compute it outside of torch.no_grad(), and do not detach it")
+    found = torch.autograd.grad(loss, shared, retain_graph=True, allow_unused=True)
     pieces = [piece for piece in found if piece is not None]
     if not pieces:
         raise ValueError(
