@@ -1,0 +1,65 @@
+"""Chapter 11 compares ways to differentiate through a step; here are the claims of its table that no cell shows."""
+
+import math
+
+import torch
+from torch import nn
+
+from gradnorm.checkpoint import checkpoint
+from gradnorm.meta import adapt, sinusoid_network, sinusoids, squared_error
+
+
+def test_the_best_guess_and_its_loss() -> None:
+    """Without a step: E[y | x] = −(2 · 2.55 / π) cos x, by drawing tasks, and the mean squared error that is left."""
+    tasks = sinusoids(200_000, shots=5, queries=1, generator=torch.Generator().manual_seed(0))
+    guess = -(2 * 2.55 / math.pi) * tasks.x.cos()
+    slope = (tasks.y * tasks.x.cos()).mean() / tasks.x.cos().square().mean()  # the least squares multiple of cos x
+    torch.testing.assert_close(slope, torch.tensor(-2 * 2.55 / math.pi), rtol=0.015, atol=0.0)
+    assert (tasks.y * tasks.x.sin()).mean().abs() < 0.02  # nothing of the other phase
+    second_moment = (5**3 - 0.1**3) / (3 * 4.9)
+    floor = second_moment / 2 - (2 * 2.55 / math.pi) ** 2 * (0.5 + math.sin(10) / 20)
+    torch.testing.assert_close((tasks.y - guess).square().mean().item(), floor, rtol=0.015, atol=0.0)
+
+
+def test_values_that_are_loaded_into_a_module_get_no_gradient() -> None:
+    """The values arrive, the graph does not, and nothing raises."""
+    torch.manual_seed(0)
+    network, copy, x = nn.Linear(2, 1), nn.Linear(2, 1), torch.randn(5, 2)
+    start = dict(network.named_parameters())
+    adapted = adapt(lambda p: squared_error(network, p, x, torch.ones(5, 1)), start, 0.1)
+    copy.load_state_dict(adapted)
+    torch.testing.assert_close(copy.weight, adapted["weight"])
+    copy(x).square().mean().backward()
+    assert all(p.grad is None for p in network.parameters())
+    squared_error(network, adapted, x, torch.zeros(5, 1)).backward()
+    assert all(p.grad is not None for p in network.parameters())
+
+
+def test_checkpointed_steps_have_the_same_meta_gradient() -> None:
+    torch.manual_seed(0)
+    network, x, y = sinusoid_network().double(), torch.randn(8, 1).double(), torch.randn(8, 1).double()
+    found = []
+    for wrap in (False, True):
+        start = {name: p.detach().requires_grad_() for name, p in network.named_parameters()}
+        adapted = start
+        for _ in range(3):
+
+            def step(p: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+                return adapt(lambda q: squared_error(network, q, x, y), p, 0.05)
+
+            adapted = checkpoint(step, adapted) if wrap else step(adapted)
+        found.append(torch.autograd.grad(squared_error(network, adapted, x, -y), list(start.values())))
+    for plain, again in zip(*found, strict=True):
+        torch.testing.assert_close(plain, again)
+        assert plain.abs().max() > 0
+
+
+def test_an_optimizer_in_the_inner_loop_overwrites_the_start_and_nothing_raises() -> None:
+    theta = torch.tensor([1.0, -2.0], requires_grad=True)
+    start = theta.detach().clone()
+    theta.grad = theta.detach() ** 3
+    torch.optim.SGD([theta], lr=0.1).step()
+    theta.grad = None
+    theta.square().sum().backward()
+    assert not torch.equal(theta, start)
+    torch.testing.assert_close(theta.grad, 2 * theta.detach())  # the outer gradient alone: first order
