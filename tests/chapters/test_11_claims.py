@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import torch
 from torch import nn
 
@@ -54,12 +55,23 @@ def test_checkpointed_steps_have_the_same_meta_gradient() -> None:
         assert plain.abs().max() > 0
 
 
-def test_an_optimizer_in_the_inner_loop_overwrites_the_start_and_nothing_raises() -> None:
-    theta = torch.tensor([1.0, -2.0], requires_grad=True)
-    start = theta.detach().clone()
-    theta.grad = theta.detach() ** 3
-    torch.optim.SGD([theta], lr=0.1).step()
-    theta.grad = None
-    theta.square().sum().backward()
-    assert not torch.equal(theta, start)
-    torch.testing.assert_close(theta.grad, 2 * theta.detach())  # the outer gradient alone: first order
+@pytest.mark.parametrize("edit", ["optimizer", "data"])
+def test_who_notices_that_the_start_was_overwritten(edit: str) -> None:
+    """Only the optimizer's edit raises, and only where the outer loss contains a loss from before it."""
+    for contains_older in (False, True):
+        theta = torch.tensor([1.0, -2.0], requires_grad=True)
+        inner = (theta**4).sum() / 4
+        (slope,) = torch.autograd.grad(inner, theta, create_graph=True)
+        if edit == "optimizer":
+            theta.grad = slope.detach()
+            torch.optim.SGD([theta], lr=0.1).step()
+        else:
+            theta.data -= 0.1 * slope
+        outer = theta.square().sum() + (inner if contains_older else 0.0)
+        if contains_older and edit == "optimizer":
+            with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+                torch.autograd.grad(outer, theta)
+        else:
+            (found,) = torch.autograd.grad(outer, theta)
+            first_order = 2 * theta.detach() + contains_older * theta.detach() ** 3  # at the overwritten start
+            torch.testing.assert_close(found, first_order)
