@@ -181,8 +181,8 @@ def test_autocast_is_replayed():
 def test_autocast_hands_out_no_weights_that_were_cast_without_a_graph():
     """A layer used in a segment and, in the same autocast region, after it: both uses count.
 
-    Newer versions of torch look at the graph before they hand a cached weight out; the older ones that we also run on do
-    not, so the segment runs without the cache.
+    Newer versions of torch look at the graph before they hand a cached weight out; for the older ones that we also run
+    on, the segment runs without the cache.
     """
     layer, x, cached = nn.Linear(4, 4), inputs(dtype=torch.float32), []
     layer.register_forward_hook(lambda *_: cached.append(torch.is_autocast_cache_enabled()))
