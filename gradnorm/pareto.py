@@ -180,7 +180,8 @@ def common_descent(
     Args:
         losses: scalars, in a list or by name; `weights` come in their order.
         shared: all shared parameters (the trunk itself, or tensors in a list), or the features that all losses are
-            computed from.
+            computed from; then all losses go down along the direction in the features, which a step of the trunk's
+            parameters need not reach.
         max_norm: a longer g_i is shortened to this length first. The weights include the factor and may sum to less
             than 1.
 
