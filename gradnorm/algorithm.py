@@ -6,7 +6,7 @@ task's weighted gradient there, T the number of tasks, α the strength of the re
 
     gradient_lengths   G_i = w_i ‖∇_W L_i‖  (in `gradnorm.measure`)
     gradnorm_targets   r_i = (L_i / L_i(0)) / mean_j (L_j / L_j(0)),  target_i = mean_j(G_j) · r_i^α
-    lgrad_gradient     L_grad = Σ_i |G_i − target_i|,  ∂L_grad/∂w_i = sign(G_i − target_i) ‖∇_W L_i‖
+    lgrad_gradient     L_grad = Σ_i `|G_i − target_i|`,  ∂L_grad/∂w_i = sign(G_i − target_i) ‖∇_W L_i‖
     balance_step       w ← w − η ∂L_grad/∂w, then rescaled to Σ w = T
 
 The targets are constants, and G_i is linear in w_i: that is why nothing is differentiated twice.
@@ -42,7 +42,7 @@ def gradnorm_targets(
 def lgrad_gradient(
     norms: Float[Tensor, " tasks"], targets: Float[Tensor, " tasks"], lengths: Float[Tensor, " tasks"]
 ) -> Float[Tensor, " tasks"]:
-    """∂/∂w_i of Σ_j |w_j ‖∇_W L_j‖ − target_j| with the targets constant, in closed form."""
+    """∂/∂w_i of Σ_j `|w_j ‖∇_W L_j‖ − target_j|` with the targets constant, in closed form."""
     off = (norms - targets).nan_to_num()  # a target that overflowed (inf/inf, 0·inf) asks for no step
     return off.sign() * lengths
 

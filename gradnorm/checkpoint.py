@@ -52,7 +52,7 @@ class Surroundings:
 def gradients_of(
     run: Flat, inputs: int, wanted_outputs: Sequence[int], parameters: Sequence[Tensor], surroundings: Surroundings
 ) -> Flat:
-    """The function (*inputs, *gradients of the wanted outputs) → gradients by the inputs and the parameters.
+    """The function (inputs …, gradients of the wanted outputs …) → gradients by the inputs and the parameters.
 
     It runs `run` again. It is itself a function from tensors to tensors: what is done to `run` can be done to it.
     """

@@ -3,7 +3,7 @@
     f_i(x) = σ_i tanh((B + ε_i) x),   x ∈ R²⁵⁰, f_i ∈ R¹⁰⁰, entries of B from N(0, 10) and of ε_i from N(0, 3.5)
 
 What the paper leaves open, and what this module takes: 10 and 3.5 are variances; x is standard normal; for T = 10 the
-scales are |N(0, 50²)|; 10,000 training and 1,000 test inputs; batches of 100; Adam on the network.
+scales are `|N(0, 50²)|`; 10,000 training and 1,000 test inputs; batches of 100; Adam on the network.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def make_tasks(scales: Sequence[float], seed: int = 0, train: int = 10_000, test
 
 
 def scales_of(tasks: int, seed: int = 0) -> list[float]:
-    """The paper's σ = (1, 100) for two tasks; for more, |N(0, 50²)|."""
+    """The paper's σ = (1, 100) for two tasks; for more, `|N(0, 50²)|`."""
     if tasks == 2:
         return [1.0, 100.0]
     return (50 * torch.randn(tasks, generator=torch.Generator().manual_seed(seed))).abs().tolist()
