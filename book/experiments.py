@@ -75,7 +75,13 @@ def record_series(name: str, chosen: Sequence[str] = ()) -> int:
 
 
 def record_run(settings: Settings, run: Path, path: Path) -> None:
-    """Train in parts and measure after each; a run that diverges is recorded up to there."""
+    """Train in parts and measure after each; a run that diverges is recorded up to there.
+
+    Raises:
+        FileExistsError: the folder holds a run that was begun with other settings.
+    """
+    if checkpoints(run) and replace(Settings.load(run / "settings.json"), images=settings.images) != settings:
+        raise FileExistsError(f"{run} was begun with other settings: delete it, and the run is made anew")
     classifier, rows, measures, ended = load_classifier(), [], [], None
     for images in MEASURED_AT:
         trainer = Trainer(run, replace(settings, images=images), resume=bool(checkpoints(run)), log_every=500,

@@ -88,6 +88,8 @@ def test_a_run_of_a_series_holds_together(name, run):
     assert made["seed"] == settings.seed
     assert re.fullmatch("[0-9a-f]{12}", made["commit"])
     images = [row["images"] for row in made["measures"]]
+    distances = [row["frechet"] for row in made["measures"]]
+    assert len(set(distances)) == len(distances), "two measurements of one network"
     assert images == [at for at in MEASURED_AT if at <= made["images"]]
     assert (made["ended"] is None) == (made["images"] == settings.images)
     assert [row["images"] for row in made["history"]] == sorted({row["images"] for row in made["history"]})
@@ -120,6 +122,10 @@ def test_a_series_is_made_part_by_part_and_once(tmp_path, monkeypatch, capsys):
                                sample(load_generator(tmp_path / "runs/few/one"), 4), rtol=0, atol=0)
     experiments.record_series("few")
     assert "wrote" not in capsys.readouterr().out
+    (tmp_path / "results/few/one.json").unlink()
+    monkeypatch.setattr(experiments, "SERIES", {"few": {"one": replace(tiny, r1_gamma=1.0)}})
+    with pytest.raises(FileExistsError, match="begun with other settings"):
+        experiments.record_series("few")
 
 
 def test_scores_of_what_was_seen_and_what_was_not(tmp_path, monkeypatch):
