@@ -51,8 +51,8 @@ def exercises() -> str:
         NOTE.format("chapters"),
         "# Exercises\n",
         "Every chapter's, in its order. The check stands in the cell below the one to fill in; "
-        "`tests/chapters/test_exercises.py` tries each check on the untouched cell, on typical wrong answers (their number "
-        "is in the last column) and on the solution.\n",
+        "`tests/chapters/test_exercises.py` tries each check on the untouched cell, on typical wrong answers (their "
+        "number is in the last column) and on the solution.\n",
     ]
     for path in notebooks():
         cells = nbformat.read(path, as_version=4).cells
