@@ -63,8 +63,8 @@ class Taps:
         return noted / (self.weights[list(names)] * self.factor)
 
 
-class Gathered:
-    """The measurements since the last update, and what the batch that they are parts of would have measured.
+class Parts:
+    """What was measured in the micro-batches since the last update, one part after another.
 
     Args:
         names: of the losses that are balanced, by position; None in a step that has no update.
@@ -118,6 +118,10 @@ class Gathered:
         else:
             vectors = gradient_vectors(losses, shared) / scale
             self.vectors = vectors if self.vectors is None else self.vectors + vectors
+
+
+class Gathered(Parts):
+    """The parts as one: what the batch that they are parts of would have measured."""
 
     def joined(self) -> tuple[Float[Tensor, " tasks"], Float[Tensor, " some"] | None]:
         """The losses of the joined batch and, if measured, the lengths of its gradients; the same in each process.
