@@ -22,11 +22,8 @@ Parameters = dict[str, Tensor]
 
 
 def adapt(
-    loss: Callable[[Parameters], Tensor],
-    parameters: Parameters,
-    learning_rate: float,
-    steps: int = 1,
-    first_order: bool = False,
+    loss: Callable[[Parameters], Tensor], parameters: Parameters, learning_rate: float, steps: int = 1,
+    first_order: bool = False
 ) -> Parameters:
     """θ_k, as a function of θ that can be differentiated; nothing is changed in place.
 
@@ -41,10 +38,8 @@ def adapt(
         ValueError: a negative number of steps.
     """
     if not isinstance(parameters, dict):
-        raise TypeError(
-            "parameters are tensors by name, of a module: dict(module.named_parameters()); "
-            f"got {type(parameters).__name__}"
-        )
+        raise TypeError("parameters are tensors by name, of a module: dict(module.named_parameters()); "
+                        f"got {type(parameters).__name__}")
     if steps < 0:
         raise ValueError(f"the number of steps must be 0 or more, got {steps}")
     for _ in range(steps):
@@ -96,15 +91,8 @@ def losses_after_adapting(
 
 
 def train_sinusoids(
-    iterations: int,
-    *,
-    inner_steps: int = 1,
-    first_order: bool = False,
-    tasks: int = 25,
-    shots: int = 10,
-    inner_rate: float = 0.01,
-    outer_rate: float = 1e-3,
-    seed: int = 0,
+    iterations: int, *, inner_steps: int = 1, first_order: bool = False, tasks: int = 25, shots: int = 10,
+    inner_rate: float = 0.01, outer_rate: float = 1e-3, seed: int = 0
 ) -> nn.Sequential:
     """A network whose loss after `inner_steps` is small, on average over tasks. 0 inner steps: plain training.
 
@@ -124,12 +112,8 @@ def train_sinusoids(
 
 
 def adaptation_curve(
-    network: nn.Module,
-    steps: int = 10,
-    tasks: int = 600,
-    learning_rate: float = 0.01,
-    shots: int = 10,
-    seed: int = 1234,
+    network: nn.Module, steps: int = 10, tasks: int = 600, learning_rate: float = 0.01, shots: int = 10,
+    seed: int = 1234
 ) -> Float[Tensor, " steps_and_one"]:
     """Mean squared error on 600 new tasks after 0, 1, … `steps` steps on their shots (the paper's figure 3)."""
     batch = sinusoids(tasks, shots, queries=100, generator=torch.Generator().manual_seed(seed))

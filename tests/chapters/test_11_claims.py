@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.func import functional_call, grad, jacrev, vmap
 
 from gradnorm.checkpoint import checkpoint
 from gradnorm.meta import adapt, sinusoid_network, sinusoids, squared_error
@@ -30,10 +31,46 @@ def test_values_that_are_loaded_into_a_module_get_no_gradient() -> None:
     adapted = adapt(lambda p: squared_error(network, p, x, torch.ones(5, 1)), start, 0.1)
     copy.load_state_dict(adapted)
     torch.testing.assert_close(copy.weight, adapted["weight"])
-    copy(x).square().mean().backward()
+    loss = copy(x).square().mean()
+    with pytest.raises(RuntimeError, match="not have been used in the graph"):  # asked for by name, it does raise
+        torch.autograd.grad(loss, list(network.parameters()), retain_graph=True)
+    loss.backward()
     assert all(p.grad is None for p in network.parameters())
     squared_error(network, adapted, x, torch.zeros(5, 1)).backward()
     assert all(p.grad is not None for p in network.parameters())
+
+
+def test_adams_first_step_is_first_order() -> None:
+    """Its first step is a sign, whose derivative is 0; and the root of a square has none at 0."""
+
+    def step(theta: torch.Tensor) -> torch.Tensor:
+        slope = grad(lambda t: (t**4).sum() / 4)(theta)
+        first, second = 0.1 * slope, 0.001 * slope**2  # the moments, decays 0.9 and 0.999
+        return theta - 0.1 * (first / 0.1) / ((second / 0.001).sqrt() + 1e-8)
+
+    theta = torch.tensor([1.0, -1.5, 0.5], dtype=torch.float64)
+    torch.testing.assert_close(jacrev(step)(theta), torch.eye(3, dtype=torch.float64), atol=1e-6, rtol=0.0)
+    assert jacrev(step)(torch.tensor([1.0, 0.0]))[1].isnan().any()
+
+
+def test_running_statistics_are_refused() -> None:
+    """By `grad` and by `vmap`; without them batch normalisation works in both. Dropout has to be told about masks."""
+    x = torch.randn(4, 5, 3)
+    for norm in (nn.BatchNorm1d(3), nn.BatchNorm1d(3, track_running_stats=False)):
+        start = {name: p.detach() for name, p in norm.named_parameters()}
+
+        def loss(p: dict[str, torch.Tensor], x: torch.Tensor, norm: nn.Module = norm) -> torch.Tensor:
+            return functional_call(norm, p, (x,)).pow(3).sum()
+
+        for run in (lambda: grad(loss)(start, x[0]), lambda: vmap(loss, in_dims=(None, 0))(start, x)):  # noqa: B023
+            if norm.track_running_stats:
+                with pytest.raises(RuntimeError, match=r"in.place"):
+                    run()
+            else:
+                run()
+    with pytest.raises(RuntimeError, match="randomness"):
+        vmap(nn.Dropout())(x)
+    vmap(nn.Dropout(), randomness="different")(x)
 
 
 def test_checkpointed_steps_have_the_same_meta_gradient() -> None:
