@@ -1,10 +1,13 @@
 """Chapter 2: what its text says of equalized weights, fades and groups, and no cell of it shows."""
 
+import itertools
+import json
 import math
 
 import pytest
 import torch
 
+from book.records import record
 from stylegan2.discriminator import MiniBatchStdDev
 from stylegan2.equalized import EqualizedWeight
 from stylegan2.progressive import images_at_stage
@@ -47,3 +50,16 @@ def test_the_rest_of_the_recipe_is_the_papers():
     ours = PRESETS["progan"]
     assert (ours.loss, ours.wgan_gp_weight, ours.r1_interval, ours.grow_from) == ("wasserstein", 10.0, 1, 4)
     assert ours.learning_rate == 0.003
+
+
+def test_each_resolution_closes_a_gap_and_the_next_opens_one():
+    """The record's D(real) − D(generated), a mean over three lines of the history, at times in thousands of images."""
+    lines = (record("progan-toyfaces-32") / "history.jsonl").read_text().splitlines()
+    gap = {h["images"] // 1000: h["score.real"] - h["score.fake"] for h in map(json.loads, lines)}
+
+    def at(thousands):
+        return sum(gap[t] for t in gap if abs(t - thousands) <= 1)
+
+    low_high = [(8, 15), (24, 34), (39, 45), (55, 98)]  # the end of a stable phase, and what comes after
+    assert all(at(low) < at(high) for low, high in low_high)
+    assert all(at(high) > at(low) for (_, high), (low, _) in itertools.pairwise(low_high))
