@@ -1,5 +1,7 @@
 """Chapter 3 says that W beats Z; here it is held for both style-based records, with more than a page can draw."""
 
+import json
+
 import pytest
 import torch
 
@@ -49,3 +51,9 @@ def test_planes_in_w_leave_less_open(name: str) -> None:
     some = scores[:, :N_VALUES:4]
     in_z, in_w = (separability(latents, some).bits for latents in (z, w))
     assert in_w.mean() < 0.7 * in_z.mean()
+
+
+def test_the_record_took_a_quarter_of_an_hour_on_two_cores() -> None:
+    made = json.loads((record("stylegan-toyfaces-32") / "run.json").read_text())
+    assert made["minutes"] == pytest.approx(15, abs=2.5)
+    assert int(made["threads"]) == 2
