@@ -11,6 +11,7 @@ from stylegan2.metrics import feature_distance, load_classifier, path_lengths, s
 from stylegan2.metrics.classifier import N_VALUES
 from stylegan2.metrics.distances import Estimate
 from stylegan2.metrics.report import attribute_scores
+from stylegan2.stylegan1 import AdaINBlock, GrowingGenerator
 from stylegan2.weights import TrainedGenerator, load_generator
 
 RECORDS = ("stylegan-toyfaces-32", "toyfaces-32")
@@ -57,3 +58,19 @@ def test_the_record_took_a_quarter_of_an_hour_on_two_cores() -> None:
     made = json.loads((record("stylegan-toyfaces-32") / "run.json").read_text())
     assert made["minutes"] == pytest.approx(15, abs=2.5)
     assert int(made["threads"]) == 2
+
+
+def test_the_first_pattern_comes_from_the_border() -> None:
+    torch.manual_seed(0)
+    generator = GrowingGenerator(3, 16, 8, 16, style_block=AdaINBlock)
+    seen = []
+    for layer in (generator.style_constant, generator.style_block.conv):
+        layer.register_forward_hook(lambda _, args, out: seen.append(out))
+    with torch.no_grad():
+        generator(torch.randn(1, 4, 16).expand(2, -1, -1))
+    constant, convolved = seen
+    assert (constant - constant[..., :1, :1]).abs().max() == 0
+    assert (constant[0] - constant[1]).abs().max() > 0.1  # a shift of each image's own
+    inside = convolved[..., 1:3, 1:3]
+    assert (inside - inside[..., :1, :1]).abs().max() < 1e-5
+    assert (convolved - inside[..., :1, :1]).abs().max() > 0.1
