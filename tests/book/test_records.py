@@ -48,6 +48,11 @@ def test_every_folder_is_a_record():
     assert set(FOLDERS) == set(SINGLE) | {series for series, _ in SERIES_RUNS}
 
 
+@pytest.mark.parametrize("name", SERIES)
+def test_a_series_is_complete(name):
+    assert set(records.series(name)) == set(SERIES[name])
+
+
 @pytest.mark.parametrize("name", FOLDERS)
 def test_a_record_is_listed_and_installed(name):
     """Its command stands in results/README.md, and an installation holds it too."""
