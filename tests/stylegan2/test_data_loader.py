@@ -1,5 +1,6 @@
 """The loader: batches that depend on their indices alone, and workers that end."""
 
+import contextlib
 import itertools
 import multiprocessing
 import os
@@ -146,11 +147,18 @@ SCRIPT = """
 """
 
 
-def start(folder):
-    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(SCRIPT), str(folder)],
+@pytest.fixture
+def started(folder):
+    """The script, with the processes that decode for it; whatever becomes of the test, they end with it."""
+    process = subprocess.Popen([sys.executable, "-W", "ignore", "-c", textwrap.dedent(SCRIPT), str(folder)],
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
-    assert process.stdout.readline() == "4\n"
-    return process, [int(pid) for pid in process.stdout.readline().split()]
+    try:
+        assert process.stdout.readline() == "4\n"
+        yield process, [int(pid) for pid in process.stdout.readline().split()]
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
 
 
 def gone(pids, seconds=20):
@@ -159,9 +167,9 @@ def gone(pids, seconds=20):
 
 
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="POSIX signals")
-def test_control_c_stops_the_trainer_before_its_workers(folder):
+def test_control_c_stops_the_trainer_before_its_workers(started):
     """A terminal sends SIGINT to every process; those that decode go on until the last step is done."""
-    process, pids = start(folder)
+    process, pids = started
     os.killpg(process.pid, signal.SIGINT)
     rest = process.communicate(timeout=60)[0]
     assert rest == "stopped\n"
@@ -170,8 +178,8 @@ def test_control_c_stops_the_trainer_before_its_workers(folder):
 
 
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="POSIX signals")
-def test_workers_outlive_no_kill(folder):
-    process, pids = start(folder)
+def test_workers_outlive_no_kill(started):
+    process, pids = started
     assert len(pids) == 2
     process.kill()
     process.wait()
