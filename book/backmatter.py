@@ -50,16 +50,15 @@ def exercises() -> str:
     parts = [
         NOTE.format("chapters"),
         "# Exercises\n",
-        "Every chapter's, in its order. The check stands in the cell below the one to fill in; "
-        "`tests/chapters/test_exercises.py` tries each check on the untouched cell, on typical wrong answers (their "
-        "number is in the last column) and on the solution.\n",
+        "Every chapter's, in its order. Each has a cell to fill in and a cell that checks it. The checks themselves "
+        "were tried: on the untouched cell, on typical wrong answers, and on the solution.\n",
     ]
     for path in notebooks():
         cells = nbformat.read(path, as_version=4).cells
         checks = [cell.metadata for cell in cells if cell.metadata.get("role") == "check"]
         if checks:
-            parts += [f"## {title_of(cells)}\n", "| exercise | refused |\n|---|---|"]
-            parts += [f"| {{ref}}`{check.exercise}` | {len(check.get('wrong', {}))} |" for check in checks]
+            parts.append(f"## {title_of(cells)}\n")
+            parts += [f"- {{ref}}`{check.exercise}`" for check in checks]
             parts.append("")
     return "\n".join(parts)
 
