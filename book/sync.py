@@ -39,7 +39,7 @@ if "google.colab" in sys.modules:  # on Colab: install the book's packages, and 
 
     keep = Path("/tmp/keep.txt")
     keep.write_text("".join(f"{{name}}=={{version(name)}}\\n" for name in ("torch", "numpy")))
-    book = "git+{url}@{branch}"
+    book = "annotated-stylegan2-gradnorm[train] @ git+{url}@{branch}"
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--constraint", keep, book], check=True)"""
 
 
