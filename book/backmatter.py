@@ -105,7 +105,8 @@ PAGES: dict[str, Callable[[], str]] = {
 
 def outdated() -> dict[Path, str]:
     """The generated pages whose file is not what it should be, with the text that it should have."""
-    wanted = {ROOT / f"{page}.md": make() for page, make in PAGES.items() if page in pages()}
+    listed = pages()
+    wanted = {ROOT / f"{page}.md": make() for page, make in PAGES.items() if page in listed}
     return {
         path: text for path, text in wanted.items() if not path.is_file() or path.read_text(encoding="utf-8") != text
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -39,7 +38,7 @@ def student(to: Path) -> int:
             target.write_text("".join(line for line in lines if SOLUTIONS_PAGE not in line), encoding="utf-8")
         else:
             shutil.copy2(source, target)
-    print(f"wrote {to}: exercises and their checks, no solutions. `make book` works there; see chapters/teaching.md")
+    print(f"wrote {to}: exercises and their checks, no solutions; see chapters/teaching.md")
     return 0
 
 
@@ -53,7 +52,7 @@ def without_solutions(text: str) -> str:
     for cell in notebook.cells:
         starts = cell.cell_type == "markdown" and "```{solution-start}" in cell.source
         inside = inside or starts
-        if starts and (before := re.split(r"```\{solution-start\}", cell.source)[0].strip()):
+        if starts and (before := cell.source.partition("```{solution-start}")[0].strip()):
             kept.append(nbformat.from_dict({**cell, "source": before}))
         if not inside:
             cell.metadata.pop("wrong", None)
