@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional
 
 from book.records import ROOT
-from stylegan2.data import ToyFaces
+from stylegan2.data import ImageSource, ToyFaces
 from stylegan2.generator import Generator
 from stylegan2.images import tile, to_float
 from stylegan2.metrics import FaceClassifier, load_classifier, measure
@@ -24,12 +24,12 @@ from stylegan2.training.config import PRESETS, Settings
 from stylegan2.training.trainer import Trainer
 from stylegan2.weights import TrainedGenerator, load_generator, sample
 
-MEASURED_AT = (2_000, 5_000, 10_000, 20_000, 30_000, 40_000)  # images seen
+MEASURED_AT = (2_000, 5_000, 10_000, 20_000, 30_000, 40_000, 70_000, 100_000)  # images seen, as far as a run goes
 IMAGES, PAIRS = 5_000, 500  # on each side of a distance, and for a path length, at the end; a fifth of them before
 NAMES = {"Fréchet distance": "frechet", "precision": "precision", "recall": "recall",
          "path length in w, end points": "path_length"}
 
-BASE = replace(PRESETS["stylegan2"], images=MEASURED_AT[-1])
+BASE = replace(PRESETS["stylegan2"], images=40_000)
 # What StyleGAN2's Table 1 adds, one after another. Growing is twice as quick as the default, so that half of the images
 # are seen at the full resolution; noise is off everywhere, as it is in a short StyleGAN2 run.
 A = replace(PRESETS["stylegan"], images=BASE.images, grow_images=5_000, noise=False)
@@ -39,6 +39,14 @@ D = replace(C, path_length_weight=BASE.path_length_weight)
 E = BASE
 F = replace(E, n_features=2 * E.n_features)  # twice the channels where the limit lets them: at 32² and 16²
 TINY = replace(BASE, subset=50)
+EMOJI = replace(BASE, data="noto-emoji-128.zip", x_flip=True, images=100_000)
+FEW_EMOJI, MANY_EMOJI = replace(EMOJI, subset=500), replace(EMOJI, subset=3_000)  # of 3,583: 583 are never seen
+
+
+def augmented(settings: Settings) -> Settings:
+    """The same run with adaptive augmentation, whose strength can go from 0 to 1 in 20,000 images."""
+    return replace(settings, augment=True, augment_images=20_000)
+
 
 SERIES: dict[str, dict[str, Settings]] = {
     "ablation": {
@@ -55,7 +63,10 @@ SERIES: dict[str, dict[str, Settings]] = {
         "fast": replace(BASE, learning_rate=10 * BASE.learning_rate),
         "no-minibatch-std": replace(BASE, minibatch_std=False),
         "tiny": TINY,
-        "tiny-augmented": replace(TINY, augment=True, augment_images=20_000)},
+        "tiny-augmented": augmented(TINY)},
+    "emoji": {  # by the number of images trained on
+        "500": FEW_EMOJI, "500-augmented": augmented(FEW_EMOJI),
+        "3000": MANY_EMOJI, "3000-augmented": augmented(MANY_EMOJI)},
 }
 
 
@@ -81,7 +92,7 @@ def record_run(settings: Settings, run: Path, path: Path) -> None:
     if checkpoints(run) and replace(Settings.load(run / "settings.json"), images=settings.images) != settings:
         raise FileExistsError(f"{run} was begun with other settings: delete it, and the run is made anew")
     classifier, rows, measures, ended = load_classifier(), [], [], None
-    for images in MEASURED_AT:
+    for images in [at for at in MEASURED_AT if at <= settings.images]:
         trainer = Trainer(run, replace(settings, images=images), resume=bool(checkpoints(run)), log_every=500,
                           checkpoint_every=images, sample_every=images)
         try:
@@ -92,8 +103,9 @@ def record_run(settings: Settings, run: Path, path: Path) -> None:
         if not finished:
             sys.exit(130)
         trained = load_generator(run)
-        share = 1 if images == MEASURED_AT[-1] else 5
-        measures.append({"images": images, **measured(trained, classifier, IMAGES // share, PAIRS // share),
+        share = 1 if images == settings.images else 5
+        measures.append({"images": images,
+                         **measured(trained, trainer.source, classifier, IMAGES // share, PAIRS // share),
                          **seen_and_unseen(trainer)})
         rows.append(functional.interpolate(sample(trained, 8), settings.resolution))  # growing ones begin smaller
     history = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
@@ -107,9 +119,11 @@ def record_run(settings: Settings, run: Path, path: Path) -> None:
     print(f"wrote {path}", flush=True)
 
 
-def measured(trained: TrainedGenerator, classifier: FaceClassifier, images: int, pairs: int) -> dict[str, object]:
-    """Distances to ToyFaces in the features of its classifier, path length, and what each resolution adds."""
-    rows = measure(trained, ToyFaces(trained.settings.resolution), classifier, classifier,
+def measured(trained: TrainedGenerator, source: ImageSource, classifier: FaceClassifier, images: int,
+             pairs: int) -> dict[str, object]:
+    """Distances to the whole set in the features of the ToyFaces classifier, path length, and what each resolution
+    adds."""
+    rows = measure(trained, source, classifier, classifier,
                    ("frechet", "precision-recall", "path-length"), images, pairs)
     return {**{NAMES[row.name]: round(row.value, 5) for row in rows if row.name in NAMES},
             "rgb_std": rgb_std(trained)}
@@ -122,11 +136,15 @@ def seen_and_unseen(trainer: Trainer, images: int = 1_024) -> dict[str, float]:
 
     Source: Karras et al. (arXiv 2006.06676), figure 1.
     """
-    side = trainer.settings.resolution
-    if trainer.settings.growing:
+    settings, source = trainer.settings, trainer.source
+    if settings.growing:
         return {}
-    seen = trainer.source.images(torch.arange(images) % trainer.size)
-    unseen = ToyFaces(side, seed=1).images(torch.arange(images))
+    seen = source.images(trainer.chosen[torch.arange(images) % len(trainer.chosen)])
+    if settings.data == "toyfaces":
+        unseen = ToyFaces(settings.resolution, seed=1).images(torch.arange(images))
+    else:
+        every = torch.arange(len(source))
+        unseen = source.images(every[~torch.isin(every, trainer.chosen)][:images])
     scores = [trainer.players.discriminator(to_float(images)).mean().item() for images in (seen, unseen)]
     return {"score_seen": round(scores[0], 5), "score_unseen": round(scores[1], 5)}
 

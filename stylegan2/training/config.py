@@ -30,7 +30,7 @@ class Settings:
     background: tuple[int, int, int] = (255, 255, 255)
     """Colour behind transparent pixels, red green blue from 0 to 255."""
     subset: int = 0
-    """Train on the first so many images of the set only; 0 takes all."""
+    """Train on so many images of the set only, a sample that is the same for every seed; 0 takes all."""
     x_flip: bool = False
     """Mirror half of the real images at random; doubles a set of symmetric things."""
     labels: bool = False

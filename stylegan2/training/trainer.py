@@ -56,9 +56,9 @@ class Trainer:
         refuse_to_mix(run, resume)
         with self.processes.first_alone():  # a public set is downloaded once; and all have seen that the folder is free
             self.source = open_source(settings.data, settings.resolution, settings.background)
-        self.size = subset_size(self.source, settings)
+        self.chosen = chosen_images(self.source, settings)
         self.loader = Loader(self.source, self.device, workers)
-        class_weights = frequencies(self.source, self.size, settings) if settings.labels else None
+        class_weights = frequencies(self.source, self.chosen, settings) if settings.labels else None
         if self.writes:
             claim_folder(run)  # last, so that a mistake in the settings leaves no folder behind
         torch.manual_seed(settings.seed)  # the same weights in all processes
@@ -108,8 +108,9 @@ class Trainer:
             tuple[Float[Tensor, "share 3 side side"], Int[Tensor, "share"] | None], None, None]:
         """This process's share of every batch to come: real images in [−1, 1] on the device, and labels."""
         s = self.settings
-        shares = (self.processes.share(shuffled_indices(self.size, step * s.batch_size, s.batch_size, s.seed))
-                  for step in range(self.steps_done, total))
+        shares = (self.processes.share(
+            self.chosen[shuffled_indices(len(self.chosen), step * s.batch_size, s.batch_size, s.seed)])
+            for step in range(self.steps_done, total))
         with contextlib.closing(self.loader.batches(shares)) as batches:
             for pixels, labels in batches:
                 images = to_float(pixels)
@@ -172,24 +173,27 @@ class Trainer:
         self.steps_done, self.seconds = images // self.settings.batch_size, state["seconds"]
 
 
-def subset_size(source: ImageSource, settings: Settings) -> int:
-    """How many images of the set are trained on.
+def chosen_images(source: ImageSource, settings: Settings) -> Int[Tensor, "chosen"]:
+    """The indices of the images that are trained on: a subset is a fair sample, since sets are often sorted, and the
+    same one for every seed.
 
     Raises:
-        ValueError: more than there are.
+        ValueError: the subset is larger than the set.
     """
     if settings.subset > len(source):
         raise ValueError(f"subset is {settings.subset}, but {settings.data} has {len(source)} images: 0 takes all")
-    return settings.subset or len(source)
+    if not settings.subset:
+        return torch.arange(len(source))
+    return torch.randperm(len(source), generator=torch.Generator().manual_seed(0))[:settings.subset]
 
 
-def frequencies(source: ImageSource, size: int, settings: Settings) -> Float[Tensor, "classes"]:
-    """How often each class occurs among the first `size` images.
+def frequencies(source: ImageSource, chosen: Int[Tensor, "chosen"], settings: Settings) -> Float[Tensor, "classes"]:
+    """How often each class occurs among the chosen images.
 
     Raises:
         ValueError: the images have no labels.
     """
-    labels = source.labels(torch.arange(size))
+    labels = source.labels(chosen)
     if labels is None or source.n_classes < 2:
         raise ValueError(f"labels is set, but the images of {settings.data} are not in two classes or more: put each "
                          "class into a folder of its own, side by side, or train without")

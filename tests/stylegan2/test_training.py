@@ -192,14 +192,20 @@ def test_settings_out_of_range(change, message):
 
 
 def test_a_subset_is_all_that_is_seen(tmp_path, monkeypatch):
-    """The first images of the set, each as often as the others; and no more of them than there are."""
-    np.save(tmp_path / "four.npy", np.arange(4, dtype=np.uint8).repeat(8 * 8 * 3).reshape(4, 8, 8, 3))
-    settings = Settings(**TINY, data=str(tmp_path / "four.npy"), subset=2, images=8)
-    trainer = Trainer(tmp_path / "run", settings)
-    seen = torch.cat([(real[:, 0, 0, 0] + 1) * 127.5 for real, _ in trainer.batches(2)]).round()
-    assert sorted(seen.tolist()) == [0, 0, 0, 0, 1, 1, 1, 1]
-    with pytest.raises(ValueError, match=r"subset is 5, but .* has 4 images"):
-        Trainer(tmp_path / "other", replace(settings, subset=5))
+    """Each of its images as often as the others; drawn from the whole of a sorted set, not its beginning; the same ones
+    for another seed; and no more of them than there are.
+    """
+    np.save(tmp_path / "many.npy", np.arange(64, dtype=np.uint8).repeat(8 * 8 * 3).reshape(64, 8, 8, 3))
+    settings = Settings(**TINY, data=str(tmp_path / "many.npy"), subset=8, images=16)
+    seen = [torch.cat([(real[:, 0, 0, 0] + 1) * 127.5 for real, _ in Trainer(
+        tmp_path / f"run-{seed}", replace(settings, seed=seed)).batches(4)]).round().int() for seed in (0, 1)]
+    images, counts = seen[0].unique(return_counts=True)
+    assert counts.tolist() == [2] * 8
+    assert images.max() - images.min() > 32
+    assert seen[1].unique().tolist() == images.tolist()
+    assert seen[1].tolist() != seen[0].tolist()
+    with pytest.raises(ValueError, match=r"subset is 65, but .* has 64 images"):
+        Trainer(tmp_path / "other", replace(settings, subset=65))
     assert not (tmp_path / "other").exists()
 
 
