@@ -12,11 +12,12 @@ from pathlib import Path
 from book.project import ROOT
 
 PACKAGES = ("stylegan2", "gradnorm")
+SHOWN = (*PACKAGES, "book")  # by definition cells: the workshop's own tools too, where a chapter explains one
 Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def source(name: str) -> str:
-    """The source of a class or function of the packages, by its dotted name, without its docstrings.
+    """The source of a class or function of the packages or of `book`, by its dotted name, without its docstrings.
 
     The rest is kept to the byte: formatting, comments, decorators.
 
@@ -26,7 +27,7 @@ def source(name: str) -> str:
     module, _, wanted = name.rpartition(".")
     path = _module_file(module)
     if path is None:
-        raise KeyError(f"{name}: there is no module {module!r} in {', '.join(PACKAGES)}; write package.module.Name")
+        raise KeyError(f"{name}: there is no module {module!r} in {', '.join(SHOWN)}; write package.module.Name")
     text = path.read_text(encoding="utf-8")
     found = [node for node in _definitions(text) if node.name == wanted]
     if not found:
@@ -60,7 +61,7 @@ def _definitions(text: str) -> list[Definition]:
 
 def _module_file(module: str) -> Path | None:
     parts = module.split(".")
-    if parts[0] not in PACKAGES:
+    if parts[0] not in SHOWN:
         return None
     base = ROOT.joinpath(*parts)
     return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
