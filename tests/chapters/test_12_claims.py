@@ -5,11 +5,20 @@ import math
 import pytest
 
 from book.records import series
+from stylegan2.penalties import PathLengthPenalty
+from stylegan2.training import Settings
 
 
 @pytest.fixture(scope="module")
 def runs():
     return series("failures")
+
+
+@pytest.fixture(scope="module")
+def healthy(runs):
+    """The reference, and the same settings with two more seeds."""
+    ablation = series("ablation")
+    return [runs["reference"], ablation["E-1"], ablation["E-2"]]
 
 
 def between(run, key, first, last):
@@ -36,14 +45,26 @@ def test_the_healthy_runs_loss_tells_of_a_race(runs):
     assert distances[-1] < 0.65 * distances[3]
 
 
-def test_without_r1_the_players_swing_and_images_move_less(runs):
-    healthy, sick = runs["reference"], runs["no-r1"]
-    losses = [between(run, "loss.generator", 5_000, 40_000) for run in (healthy, sick)]
-    assert max(losses[1]) > 2 * max(losses[0])
-    losses = [between(run, "loss.discriminator", 5_000, 40_000) for run in (healthy, sick)]
-    assert min(losses[1]) < min(losses[0])
-    assert final(sick)["path_length"] < 0.55 * final(healthy)["path_length"]
+def test_without_r1_the_players_swing_and_images_move_less(runs, healthy):
+    """Against all healthy seeds, where the chapter says so; and what does not tell them apart."""
+    sick = runs["no-r1"]
+    for run in healthy:
+        losses = [between(r, "loss.generator", 5_000, 40_000) for r in (run, sick)]
+        assert max(losses[1]) > 2 * max(losses[0])
+        losses = [between(r, "loss.discriminator", 5_000, 40_000) for r in (run, sick)]
+        assert min(losses[1]) < min(losses[0])
+        assert final(sick)["path_length"] < 0.6 * final(run)["path_length"]
+        assert final(sick)["frechet"] > 1.3 * final(run)["frechet"]
+    assert final(sick)["path_length"] < 0.55 * final(runs["reference"])["path_length"]
     assert final(sick)["frechet"] > 0.9 * sick["measures"][0]["frechet"], "the distance stays where it was"
+    assert final(sick)["precision"] > min(final(run)["precision"] for run in healthy), "precision would have passed it"
+    ends = [mean(between(run, "path_length", 35_000, 40_000)) for run in (runs["reference"], sick)]
+    assert ends[1] == pytest.approx(ends[0], rel=0.1), "the game's own path length does not show it"
+
+
+def test_without_minibatch_std_the_distance_is_a_healthy_one(runs, healthy):
+    distances = [final(run)["frechet"] for run in healthy]
+    assert min(distances) < final(runs["no-minibatch-std"])["frechet"] < max(distances)
 
 
 def test_a_rate_ten_times_as_high_calms_down_before_it_explodes(runs):
@@ -56,14 +77,18 @@ def test_a_rate_ten_times_as_high_calms_down_before_it_explodes(runs):
     assert fast["ended"] is None, "nothing stopped it"
 
 
-def test_fifty_images_are_learned_by_heart(runs):
-    """Real faces that were never seen get a lower score than those that were, by far more than in the healthy run."""
-    def gap(name):
-        return [row["score_seen"] - row["score_unseen"] for row in runs[name]["measures"]]
+def test_ten_times_the_rate_never_draws_a_face(runs):
+    assert max(row["precision"] for row in runs["fast"]["measures"]) < 0.05
 
-    assert max(map(abs, gap("reference"))) < 0.3
-    assert gap("tiny")[-1] > 2
-    assert gap("tiny")[-2] > 2
+
+def test_fifty_images_are_learned_by_heart(runs, healthy):
+    """Real faces that were never seen get a lower score than those that were, by far more than in the healthy run."""
+    def gap(run):
+        return [row["score_seen"] - row["score_unseen"] for row in run["measures"]]
+
+    assert max(abs(value) for run in healthy for value in gap(run)) < 0.3
+    assert gap(runs["tiny"])[-1] > 2
+    assert gap(runs["tiny"])[-2] > 2
     assert final(runs["tiny"])["frechet"] > 1.2 * final(runs["reference"])["frechet"]
 
 
@@ -75,3 +100,12 @@ def test_augmentation_helps_and_does_not_heal(runs):
     assert augmented["frechet"] < plain["frechet"]
     assert max(between(runs["tiny-augmented"], "augment.p", 0, 40_000)) < 0.3, "the strength stayed small"
     assert mean(between(runs["tiny-augmented"], "augment.r", 5_000, 40_000)) == pytest.approx(0.6, abs=0.1)
+
+
+def test_defaults_that_the_table_names():
+    """And those that the chapter counts on: of the path length and of the average."""
+    s = Settings()
+    assert (s.learning_rate, s.r1_gamma, s.max_features, s.images) == (0.015, 0.3, 128, 100_000)
+    assert 0.0002 * s.resolution**2 / s.batch_size == pytest.approx(0.006, abs=0.001)
+    assert (s.augment_images, s.ema_half_life, s.path_length_interval, s.batch_size) == (500_000, 10_000, 4, 32)
+    assert PathLengthPenalty().beta == 0.99
