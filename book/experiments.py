@@ -144,7 +144,8 @@ def seen_and_unseen(trainer: Trainer, images: int = 1_024) -> dict[str, float]:
         unseen = ToyFaces(settings.resolution, seed=1).images(torch.arange(images))
     else:
         every = torch.arange(len(source))
-        unseen = source.images(every[~torch.isin(every, trainer.chosen)][:images])
+        rest = every[~torch.isin(every, trainer.chosen)][:images]
+        unseen = source.images(rest[:len(rest) // 4 * 4])  # whole groups of the minibatch standard deviation
     scores = [trainer.players.discriminator(to_float(images)).mean().item() for images in (seen, unseen)]
     return {"score_seen": round(scores[0], 5), "score_unseen": round(scores[1], 5)}
 
