@@ -52,11 +52,9 @@ SERIES: dict[str, dict[str, Settings]] = {
     "ablation": {
         f"{name}-{seed}": replace(settings, seed=seed)
         for seed in range(3) for name, settings in zip("ABCDEF", (A, B, C, D, E, F), strict=True)},
-    "architectures": {  # four of the nine pairs, generator first; the last is the ablation's E
-        "plain-plain": replace(BASE, generator="plain", discriminator="plain"),
-        "residual-residual": replace(BASE, generator="residual", discriminator="residual"),
-        "skip-skip": replace(BASE, generator="skip", discriminator="skip"),
-        "skip-residual": BASE},
+    "architectures": {  # the generator's, then the discriminator's; the last is the ablation's E
+        f"{g}-{d}": replace(BASE, generator=g, discriminator=d)
+        for g in ("plain", "residual", "skip") for d in ("plain", "skip", "residual")},
     "failures": {
         "reference": BASE,
         "no-r1": replace(BASE, r1_gamma=0.0),
