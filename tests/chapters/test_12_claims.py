@@ -115,3 +115,17 @@ def test_defaults_that_the_table_names():
     assert 0.0002 * s.resolution**2 / s.batch_size == pytest.approx(0.006, abs=0.001)
     assert (s.augment_images, s.ema_half_life, s.path_length_interval, s.batch_size) == (500_000, 10_000, 4, 32)
     assert PathLengthPenalty().beta == 0.99
+
+
+def test_emoji_are_not_learned_by_heart_and_not_augmented():
+    """Little gap, little augmentation; the only gap to speak of is the last of 500 emoji. And what is told in words."""
+    emoji = series("emoji")
+    gaps = {name: [row["score_seen"] - row["score_unseen"] for row in run["measures"]] for name, run in emoji.items()}
+    assert max(map(abs, gaps["3000"])) < 0.1
+    assert max(gaps["500"][:-1]) < 0.3 < 0.5 < gaps["500"][-1]
+    for size in ("500", "3000"):
+        augmented = emoji[f"{size}-augmented"]
+        assert max(between(augmented, "augment.p", 0, 100_000)) < 0.15
+        assert final(augmented)["frechet"] > final(emoji[size])["frechet"]
+    assert [100_000 // run["settings"]["subset"] for run in emoji.values()] == [33, 33, 200, 200]
+    assert all(run["settings"]["x_flip"] and run["settings"]["seed"] == 0 for run in emoji.values())
