@@ -103,7 +103,7 @@ def _parts(record: Path, trained: TrainedGenerator, z: Tensor, sliders: list[Sli
     yield '</div><div class="playground-buttons">'
     for i, name in enumerate(("first", "second")):
         yield f'<button type="button" data-face="{i}">Another {name} face</button>'
-    yield '<button type="button" data-reset>Controls to where they were</button></div>'
+    yield '<button type="button" data-reset>Reset the controls</button></div>'
     yield '<div role="group" aria-label="Controls of the generator">'
     for slider in sliders:
         yield f'<label><span>{html.escape(slider.label)}</span><input type="range" name="{html.escape(slider.name)}" ' \
