@@ -60,7 +60,7 @@ def playground(record: Path, directions: Mapping[str, Float[Tensor, "d_latent"]]
     z = draw_z(trained, 2, seed)
     layers = trained.generator.n_layers
     sliders = [Slider("psi", "truncation ψ", 0, 1.2, 0.05, 0.8),
-               Slider("crossover", "layers of the first face", 0, layers, 1, layers),
+               Slider("crossover", "layers of the first face", 0, layers, 1, layers // 2),
                *(Slider(name, name, -REACH, REACH, 0.1, 0) for name in directions)]
     show = _page if os.environ.get("BOOK_STATIC") == "1" else _live
     return show(record, trained, z, sliders, directions)
@@ -103,13 +103,14 @@ def _parts(record: Path, trained: TrainedGenerator, z: Tensor, sliders: list[Sli
     yield '</div><div class="playground-buttons">'
     for i, name in enumerate(("first", "second")):
         yield f'<button type="button" data-face="{i}">Another {name} face</button>'
-    yield '<button type="button" data-reset>Reset the controls</button></div>'
+    yield '<button type="button" data-reset>Reset</button></div>'
     yield '<div role="group" aria-label="Controls of the generator">'
     for slider in sliders:
         yield f'<label><span>{html.escape(slider.label)}</span><input type="range" name="{html.escape(slider.name)}" ' \
               f'min="{slider.least:g}" max="{slider.most:g}" step="{slider.step:g}" value="{slider.start:g}" ' \
-              f'autocomplete="off"><output>{slider.start:g}</output></label>'
+              f'autocomplete="off"><output aria-live="off">{slider.start:g}</output></label>'
     yield '</div><p role="status">Touch a control, and your browser draws.</p>'
+    yield "<noscript>(It needs JavaScript.)</noscript>"
     yield f'<script type="application/json">{json.dumps(given)}</script></figure>'
 
 

@@ -203,6 +203,7 @@
         this.ask();
       }));
       figure.querySelector("button[data-reset]").addEventListener("click", () => {
+        this.z = this.given.z.map(numbers => Float32Array.from(numbers));
         this.sliders.forEach(slider => { slider.value = slider.defaultValue; });
         this.ask();
       });
@@ -216,39 +217,41 @@
     }
 
     async drawAll() {
-      while (this.asked) {
-        this.asked = false;
-        await this.draw();
-      }
-    }
-
-    async draw() {
       try {
         this.generator ??= new Generator(await this.load());
       } catch (error) {
         this.status.textContent = `The network could not be fetched (${error.message}). A page that was opened as a file `
-          + "may not read other files: serve the site, as make book does.";
+          + "may not read other files: it has to come from a server.";
         return;
       }
-      await new Promise(requestAnimationFrame);
+      while (this.asked) {
+        this.asked = false;
+        await new Promise(requestAnimationFrame);
+        this.draw();
+      }
+    }
+
+    /** The mixture; and when the controls rest, the two faces, if they are no longer what is shown. */
+    draw() {
       const begun = performance.now();
       const value = Object.fromEntries(this.sliders.map(slider => [slider.name, Number(slider.value)]));
-      const [coarse, fine] = this.z.map(z => this.generator.truncate(this.generator.map(z), value.psi));
+      const faces = this.z.map(z => this.generator.truncate(this.generator.map(z), value.psi));
       const layers = [...Array(this.generator.layers).keys()];
-      const mixed = layers.map(layer => {
-        const w = Float32Array.from(layer < value.crossover ? coarse : fine);
+      this.show(0, layers.map(layer => {
+        const w = Float32Array.from(faces[layer < value.crossover ? 0 : 1]);
         for (const [name, direction] of Object.entries(this.given.directions))
           for (let i = 0; i < w.length; i++) w[i] += value[name] * direction[i];
         return w;
-      });
-      const wanted = [mixed];
-      if (value.psi !== this.psi || this.z.some((z, i) => z !== this.faces?.[i]))  // else the two faces are as they were
-        wanted.push(layers.map(() => coarse), layers.map(() => fine));
-      [this.psi, this.faces] = [value.psi, [...this.z]];
-      const images = wanted.map(w => this.generator.image(w));
-      const took = (performance.now() - begun) / images.length;
-      images.forEach((image, i) => paint(this.canvases[i], image, this.generator.side));
-      this.status.textContent = `${took.toFixed(0)} ms an image, in this browser.`;
+      }));
+      this.status.textContent = `${(performance.now() - begun).toFixed(0)} ms, in this browser.`;
+      const key = [value.psi, ...this.z.map(z => z[0])].join();
+      if (key === this.shown || this.asked) return;
+      faces.forEach((w, i) => this.show(i + 1, layers.map(() => w)));
+      this.shown = key;
+    }
+
+    show(place, w) {
+      paint(this.canvases[place], this.generator.image(w), this.generator.side);
     }
 
     load() {

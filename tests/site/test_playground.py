@@ -58,7 +58,7 @@ def test_the_browser_draws_what_torch_draws(figure, given, psi, crossover, moved
 
 def test_buttons(figure):
     """Another face changes that face and the mixture; the controls go back to where they were."""
-    figure.evaluate(SET, {"crossover": 4})
+    figure.evaluate(SET, {"crossover": 4, "psi": 0.8})
     before = drawn(figure)
     figure.query_selector('button[data-face="1"]').click()
     figure.evaluate("figure => figure.playground.drawing")
@@ -69,4 +69,5 @@ def test_buttons(figure):
     figure.query_selector("button[data-reset]").click()
     figure.evaluate("figure => figure.playground.drawing")
     assert figure.query_selector('input[name="psi"]').input_value() == "0.8"
-    assert "ms an image" in figure.query_selector("[role=status]").text_content()
+    np.testing.assert_array_equal(drawn(figure)[2], before[2])
+    assert "ms, in this browser" in figure.query_selector("[role=status]").text_content()
