@@ -18,7 +18,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from stylegan2.explore import draw_z, move, synthesize
+from stylegan2.explore import draw_z, mix, move, per_layer, synthesize
 from stylegan2.images import tile
 from stylegan2.weights import TrainedGenerator, load_generator
 
@@ -71,12 +71,11 @@ def images(trained: TrainedGenerator, z: Float[Tensor, "2 d_latent"], values: Ma
            directions: Mapping[str, Float[Tensor, "d_latent"]]) -> Float[Tensor, "3 3 side side"]:
     """The mixture, the first face, the second; directions change the mixture only."""
     w = trained.mapping.truncate(trained.mapping(z), values["psi"])
-    coarse, fine = w[:, None].expand(-1, trained.generator.n_layers, -1)  # each [layers, d_latent]
-    first = torch.arange(len(coarse))[:, None] < values["crossover"]
-    mixed = torch.where(first, coarse, fine)[:, None]  # [layers, 1, d_latent]
+    coarse, fine = per_layer(trained, w).split(1, dim=1)  # each [layers, 1, d_latent]
+    mixed = mix(coarse, fine, range(int(values["crossover"]), len(fine)))
     for name, direction in directions.items():
         mixed = move(mixed, direction, values[name], range(len(mixed)))
-    return synthesize(trained, torch.cat([mixed, coarse[:, None], fine[:, None]], dim=1))
+    return synthesize(trained, torch.cat([mixed, coarse, fine], dim=1))
 
 
 def _page(record: Path, trained: TrainedGenerator, z: Tensor, sliders: list[Slider],
