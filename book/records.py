@@ -7,6 +7,14 @@ import sysconfig
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from stylegan2.images import to_float
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -49,3 +57,14 @@ def strip(name: str, run: str) -> Path:
     if not path.is_file():
         raise FileNotFoundError(f"the record {name!r} has no run {run!r}")
     return path
+
+
+def last_samples(name: str, run: str) -> Float[Tensor, "8 3 side side"]:
+    """The samples of a run of a series at its end, in [-1, 1]: the last row of its `strip`.
+
+    Raises:
+        FileNotFoundError: there is no record of that name.
+    """
+    pixels = torch.from_numpy(np.array(Image.open(strip(name, run)).convert("RGB")))  # [rows · side, 8 · side, 3]
+    side = pixels.shape[1] // 8
+    return to_float(pixels[-side:].unflatten(1, (8, side)).permute(1, 3, 0, 2))

@@ -109,6 +109,14 @@ def test_a_strip_that_is_not_there():
         records.strip("ablation", "Z-0")
 
 
+def test_the_last_samples_of_a_run():
+    """Eight images, which put side by side are the last row of the strip."""
+    samples = records.last_samples("failures", "tiny")
+    row = np.asarray(Image.open(records.strip("failures", "tiny")).convert("RGB"))[-32:]
+    assert samples.shape == (8, 3, 32, 32)
+    np.testing.assert_array_equal(np.asarray(tile(samples, 8)), row)
+
+
 def test_a_series_is_made_part_by_part_and_once(tmp_path, monkeypatch, capsys):
     """A run in three parts is the run in one; a second call finds the record there."""
     tiny = Settings(resolution=8, batch_size=4, n_features=4, max_features=8, d_latent=8, mapping_layers=2, images=40)
