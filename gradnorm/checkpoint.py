@@ -134,6 +134,30 @@ def refuse_unlisted(outputs: Sequence[Tensor], listed: Sequence[Tensor]) -> None
                 )
 
 
+def reentrant_hint(*losses: Tensor) -> str:
+    """What to add to a message about a missing gradient: the cause, where a graph goes
+    through torch's re-entrant checkpointing, "" where none does.
+
+    The parameters used in it are no nodes of the graph (its backward pass builds one of
+    its own), so that to `autograd.grad` nothing depends on them.
+    """
+    nodes = [loss.grad_fn for loss in losses if loss.grad_fn is not None]
+    seen = set(nodes)
+    while nodes:
+        node = nodes.pop()
+        if node.name().endswith("CheckpointFunctionBackward"):
+            return (
+                ". The cause may be torch.utils.checkpoint with use_reentrant=True, "
+                "which this loss comes through: it hides the parameters used in it "
+                "from the graph. Pass use_reentrant=False, or take "
+                "gradnorm.checkpoint.checkpoint"
+            )
+        following = {node for node, _ in node.next_functions if node is not None} - seen
+        seen |= following
+        nodes.extend(following)
+    return ""
+
+
 def split(tree: Any) -> tuple[tuple[Tensor, ...], Callable[[Sequence[Tensor]], Any]]:
     """The tensors in nested arguments or results, and the function that puts others in their places."""
     leaves, structure = tree_flatten(tree)

@@ -106,7 +106,7 @@ class Parts:
         if taps is not None and not activations:
             for name in (self.names or {}).values():
                 if not losses[name].requires_grad:
-                    raise unreached(name, has_graph=False)
+                    raise unreached(name, losses[name])
             self.taps.append(taps)
             return
         as_is = isinstance(scale, float) and scale == 1.0

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
 from gradnorm._typing import Float
+from gradnorm.checkpoint import reentrant_hint
 
 Shared = Tensor | nn.Module
 
@@ -45,9 +46,9 @@ def tensors_of(shared: Shared | Iterable[Shared] | None) -> Borrowed:
     return Borrowed(found)
 
 
-def unreached(name: str, has_graph: bool = True) -> ValueError:
-    """What to raise where a loss has no gradient on W."""
-    if not has_graph:
+def unreached(name: str, loss: Tensor | None = None) -> ValueError:
+    """What to raise where a loss has no gradient on W; the loss tells more."""
+    if loss is not None and not loss.requires_grad:
         return ValueError(
             f"loss {name!r} has no graph: it was detached or computed under no_grad; hand over the loss itself, or "
             "leave it out with loss_mask"
@@ -55,6 +56,7 @@ def unreached(name: str, has_graph: bool = True) -> ValueError:
     return ValueError(
         f"loss {name!r} does not depend on the parameter or activation at which gradients are measured; "
         "pass one that every loss uses (the last shared layer), or leave this loss out with loss_mask"
+        + ("" if loss is None else reentrant_hint(loss))
     )
 
 
@@ -67,16 +69,17 @@ def task_gradient(name: str, loss: Tensor, shared: Sequence[Tensor]) -> list[Ten
     if not shared:
         raise ValueError(
             "gradients are measured nowhere: construct with grad_norm_parameters, pass activations, or let the heads "
-            "work on what share(z) returns"
+            f"work on what share(z) returns{reentrant_hint(loss)}"
         )
     if not all(tensor.requires_grad for tensor in shared):
         raise ValueError(
             "the parameter or activation at which gradients are measured does not require a gradient; "
             "pass a trainable shared parameter, or set frozen=True to keep the weights as they are"
+            + reentrant_hint(loss)
         )
     found = torch.autograd.grad(loss, shared, retain_graph=True, allow_unused=True) if loss.requires_grad else ()
     if all(gradient is None for gradient in found):
-        raise unreached(name, loss.requires_grad)
+        raise unreached(name, loss)
     return list(found)
 
 
@@ -93,13 +96,31 @@ def gradient_lengths(losses: Mapping[str, Tensor], shared: Sequence[Tensor]) -> 
     return torch.stack(lengths)
 
 
+def wide(tensor: Tensor) -> Tensor:
+    """In float32 at least: squares and their sums overflow float16."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
 def length(gradient: Tensor) -> Float[Tensor, ""]:
-    """The Euclidean length, summed in float32 at least: in float16 it would overflow."""
+    """The Euclidean length, real for complex ones too, summed in float32 at least."""
     return torch.linalg.vector_norm(gradient, dtype=torch.promote_types(gradient.dtype, torch.float32))
 
 
+def real_numbers(tensor: Tensor) -> Float[Tensor, " numbers"]:
+    """All components in one line; a complex one is two, real and imaginary part.
+
+    Lengths stay what they are, and ⟨g, h⟩ = Re Σ g h̄ is what a loss changes by along
+    h, so that all that is measured on real vectors holds for complex ones.
+    """
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor.resolve_conj())
+    return tensor.flatten()
+
+
 def gradient_vectors(losses: Mapping[str, Tensor], shared: Sequence[Tensor]) -> Float[Tensor, "tasks numbers"]:
-    """∇_W L_i for every loss, W being all of `shared` taken as one vector; what joins batches by its mean.
+    """∇_W L_i for every loss, W being all of `shared` taken as one vector of reals.
+
+    It is what joins batches by its mean.
 
     Raises:
         ValueError: no W, or a loss that does not depend on it (`task_gradient`).
@@ -107,10 +128,9 @@ def gradient_vectors(losses: Mapping[str, Tensor], shared: Sequence[Tensor]) -> 
     vectors = []
     for name, loss in losses.items():
         pieces = zip(task_gradient(name, loss, shared), shared, strict=True)
-        flat = [(torch.zeros_like(tensor) if piece is None else piece).flatten() for piece, tensor in pieces]
-        vectors.append(torch.cat(flat))
-    stacked = torch.stack(vectors)
-    return stacked.to(torch.promote_types(stacked.dtype, torch.float32))
+        filled = [torch.zeros_like(w) if g is None else g for g, w in pieces]
+        vectors.append(torch.cat([real_numbers(piece) for piece in filled]))
+    return wide(torch.stack(vectors))
 
 
 class LinearUse(NamedTuple):
@@ -123,8 +143,11 @@ class LinearUse(NamedTuple):
 def linear_use(losses: Mapping[str, Tensor], weight: Tensor) -> LinearUse | None:
     """Where the losses' graph applies a linear layer with this weight, if it does so once and uses it nowhere else.
 
-    None in every other case: a convolution, a weight that is tied, a conversion by autocast, a compiled region.
+    None in every other case: a convolution, a weight that is tied, a conversion by
+    autocast, a compiled region, complex numbers (`linear_lengths` has no conjugates).
     """
+    if weight.is_complex():
+        return None
     leaf = get_gradient_edge(weight).node
     uses: Counter[Node] = Counter()
     layers: list[tuple[Any, Node]] = []
@@ -162,11 +185,13 @@ def linear_lengths(losses: Mapping[str, Tensor], use: LinearUse) -> Float[Tensor
     for name, loss in losses.items():
         (delta,) = torch.autograd.grad(loss, use.output, retain_graph=True, allow_unused=True)
         if delta is None:
-            raise unreached(name)
-        deltas.append(delta)
+            raise unreached(name, loss)
+        deltas.append(wide(delta))
     delta = torch.stack(deltas)  # [tasks, rows, out]
-    kernel = use.inputs @ use.inputs.T  # [rows, rows]
-    return (delta @ delta.mT).mul_(kernel).sum(dim=(1, 2)).clamp(min=0).sqrt()
+    inputs = wide(use.inputs)  # [rows, in]
+    with torch.autocast(delta.device.type, enabled=False):  # or it rounds the products
+        kernel = inputs @ inputs.T  # [rows, rows]
+        return (delta @ delta.mT).mul_(kernel).sum(dim=(1, 2)).clamp(min=0).sqrt()
 
 
 def parameter_lengths(losses: Mapping[str, Tensor], shared: Sequence[Tensor]) -> Float[Tensor, " tasks"]:

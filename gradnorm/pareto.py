@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from gradnorm._typing import Bool, Float, Float64
+from gradnorm.checkpoint import reentrant_hint
 from gradnorm.measure import Shared, tensors_of
 
 EXACT_UP_TO = 10  # tasks: beyond, `min_norm_point` takes Frank-Wolfe
@@ -139,10 +140,13 @@ def min_norm_point(gram: Float[Tensor, "tasks tasks"]) -> MinNormPoint:
 
     Raises:
         TypeError: not a tensor.
-        ValueError: the matrix is empty, not symmetric, or has an element that is not finite or a negative diagonal.
+        ValueError: the matrix is empty, complex, not symmetric, or has an element that
+            is not finite or a negative diagonal.
     """
     if not isinstance(gram, Tensor):
         raise TypeError(f"min_norm_point takes a tensor [tasks, tasks] of inner products; got {type(gram).__name__}")
+    if gram.is_complex():
+        raise ValueError("inner products are to be real: pass Re⟨g_i, g_j⟩, gram.real")
     gram = gram.detach().double().cpu()
     tasks = len(gram)
     if not tasks or not gram.isfinite().all() or (gram.diagonal() < 0).any():
@@ -188,7 +192,8 @@ def common_descent(
     Raises:
         TypeError: a loss that is no tensor, or something shared that is neither tensor nor module.
         ValueError: no losses, or one that is not a scalar, has no graph, does not depend on anything shared, or has a
-            gradient that is not finite; nothing shared; or max_norm ≤ 0.
+            gradient that is not finite; nothing shared, or something that is complex or
+            does not require a gradient; or max_norm ≤ 0.
     """
     if max_norm is not None and not max_norm > 0:
         raise ValueError(f"max_norm is a length, greater than 0 (or None: gradients as they are); got {max_norm}")
@@ -217,12 +222,23 @@ def gradient_of(name: str, loss: Tensor, shared: Sequence[Tensor]) -> list[Tenso
         raise ValueError(f"loss {name!r} must be a scalar, got shape {tuple(loss.shape)}; reduce it with .mean()")
     if not loss.requires_grad:
         raise ValueError(f"loss {name!r} has no graph: compute it outside of torch.no_grad(), and do not detach it")
+    if any(tensor.is_complex() for tensor in shared):
+        raise ValueError(
+            "a common direction is sought among real numbers, and something shared is "
+            "complex: share a real tensor of its two parts, and make the complex one "
+            "of it by torch.view_as_complex"
+        )
+    if not all(tensor.requires_grad for tensor in shared):
+        raise ValueError(
+            "something shared does not require a gradient: share trainable parameters, "
+            f"or features computed from them with a graph{reentrant_hint(loss)}"
+        )
     found = torch.autograd.grad(loss, shared, retain_graph=True, allow_unused=True)
     pieces = [piece for piece in found if piece is not None]
     if not pieces:
         raise ValueError(
             f"loss {name!r} does not depend on any of the shared tensors: pass parameters or features that every loss "
-            "uses, or leave this loss out"
+            f"uses, or leave this loss out{reentrant_hint(loss)}"
         )
     if not all(piece.isfinite().all() for piece in pieces):
         raise ValueError(f"loss {name!r} has a gradient that is not finite: no direction can be found; skip this step")

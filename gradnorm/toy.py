@@ -8,21 +8,24 @@ scales are `|N(0, 50²)|`; 10,000 training and 1,000 test inputs; batches of 100
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
 import platform
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from torch import Tensor, nn
 
 from gradnorm._typing import Float
 from gradnorm.balance import Weighing
+from gradnorm.losses import require_integer
 from gradnorm.weighter import GradNormLossWeighter
 
 METHODS = ("equal", "gradnorm", "uncertainty", "oracle")
@@ -169,36 +172,100 @@ def train(
     return run
 
 
-def record(folder: Path, seeds: int = 3) -> None:
+def record(folder: Path, seeds: int = 3, most_steps: int | None = None) -> None:
     """Train every method on every problem and write settings.json, history.jsonl (a line for each run), run.json.
 
+    Each file is written whole or not at all: until a run's end its lines are in
+    history.jsonl.part, which is gone if the run is interrupted or fails.
+
+    Args:
+        folder: made if it is missing; must hold nothing.
+        seeds: how many runs of each, 1 or more.
+        most_steps: 1 or more; a problem that has more ends there. None: all steps.
+
     Raises:
-        OSError: the folder cannot be written; found out before anything is trained.
+        FileExistsError: the folder holds something, or is a file.
+        OSError: the folder cannot be written. Both are found out before any training.
+        TypeError, ValueError: `seeds` or `most_steps` is no integer or below 1.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    require_integer(seeds, "seeds", 1)
+    limit = max(steps for *_, steps in PROBLEMS)
+    if most_steps is not None:
+        require_integer(most_steps, "most_steps", 1)
+        limit = most_steps
+    problems = [(count, rate, min(steps, limit)) for count, rate, steps in PROBLEMS]
     rates = {"alpha": 0.12, "weight_learning_rate": 1e-4}
-    settings = {"problems": PROBLEMS, "methods": METHODS, "seeds": seeds, **rates}
-    (folder / "settings.json").write_text(json.dumps(settings, indent=2) + "\n")
+    settings = {"problems": problems, "methods": METHODS, "seeds": seeds, **rates}
+    make_empty(folder)
     start = time.monotonic()
-    with (folder / "history.jsonl").open("w") as history:
+    with whole_file(folder / "history.jsonl") as history:
         for seed in range(seeds):
-            for count, learning_rate, steps in PROBLEMS:
+            for count, rate, steps in problems:
                 tasks = make_tasks(scales_of(count, seed), seed)
                 for method in METHODS:
-                    run = train(method, tasks, steps=steps, seed=seed, learning_rate=learning_rate, every=100, **rates)
-                    told = f"{count:2} tasks  rate {learning_rate:g}  seed {seed}  {method:11}"
+                    run = train(
+                        method,
+                        tasks,
+                        steps=steps,
+                        seed=seed,
+                        learning_rate=rate,
+                        every=min(100, steps),  # the last step of a short run, too
+                        **rates,
+                    )
+                    told = f"{count:2} tasks  rate {rate:g}  seed {seed}  {method:11}"
                     print(told, f"mean loss ratio {sum(run.ratios[-1]) / count:.3f}", flush=True)
-                    line = {"tasks": count, "learning_rate": learning_rate, "seed": seed, "method": method}
+                    line: dict[str, Any] = {"tasks": count, "learning_rate": rate}
+                    line |= {"seed": seed, "method": method}
                     line |= {"scales": tasks.scales.tolist(), **asdict(run)}
                     history.write(json.dumps(rounded(line)) + "\n")
-    made = {
-        "command": f"python -m gradnorm toy --seeds {seeds}",
-        "minutes": round((time.monotonic() - start) / 60, 1),
-        "device": f"{torch.get_num_threads()} thread(s) of a {platform.machine()} CPU",
-        "torch": torch.__version__,
-        "commit": commit(),
-    }
-    (folder / "run.json").write_text(json.dumps(made, indent=2) + "\n")
+        threads = torch.get_num_threads()
+        short = "" if most_steps is None else f" --steps {most_steps}"
+        made = {
+            "command": f"python -m gradnorm toy --seeds {seeds}{short}",
+            "minutes": round((time.monotonic() - start) / 60, 1),
+            "device": f"{threads} thread(s) of a {platform.machine()} CPU",
+            "torch": torch.__version__,
+            "commit": commit(),
+        }
+        for name, content in (("settings.json", settings), ("run.json", made)):
+            with whole_file(folder / name) as file:
+                file.write(json.dumps(content, indent=2) + "\n")
+
+
+def make_empty(folder: Path) -> None:
+    """Make the folder if it is missing; what is there already is never written over.
+
+    Raises:
+        FileExistsError: it holds something, or is no folder.
+        OSError: it cannot be made or read.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file: choose another folder with --out")
+    folder.mkdir(parents=True, exist_ok=True)
+    held = min((path.name for path in folder.iterdir()), default=None)
+    if held is not None:
+        raise FileExistsError(
+            f"{folder} holds something already ({held}), and a record writes over "
+            "nothing: choose another folder with --out, or move this one away"
+        )
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[TextIO]:
+    """A text file to write, which gets its name when it is whole.
+
+    Raises:
+        OSError: it cannot be written, or somebody is writing it.
+    """
+    part = path.with_name(f"{path.name}.part")
+    file = part.open("x", encoding="utf-8", newline="\n")
+    try:
+        with file:
+            yield file
+        os.replace(part, path)
+    except BaseException:  # an interruption as well
+        part.unlink(missing_ok=True)
+        raise
 
 
 def rounded(value: Any) -> Any:
@@ -211,7 +278,12 @@ def rounded(value: Any) -> Any:
 
 
 def commit() -> str:
-    """The commit of the source tree that runs, or "unknown" outside one."""
+    """The commit of the source tree that runs; "unknown" outside one or without git."""
     asked = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
-    done = subprocess.run(asked, capture_output=True, text=True)
+    try:
+        done = subprocess.run(
+            asked, capture_output=True, encoding="utf-8", errors="replace"
+        )
+    except OSError:
+        return "unknown"
     return done.stdout.strip() or "unknown"

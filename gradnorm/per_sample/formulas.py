@@ -1,6 +1,7 @@
 """Per-sample gradients of a layer from two things: what went in, and ∂L/∂(what came out).
 
 Every formula takes `x` and `delta` with the batch first, and gives the gradients of the layer's `weight` and `bias`.
+All are derived for real numbers; complex ones would need conjugates.
 """
 
 from __future__ import annotations
@@ -80,9 +81,16 @@ def bias_gradient(layer: nn.Module, delta: Tensor) -> Float[Tensor, "batch chann
     return delta.flatten(2).sum(dim=2)
 
 
+def factors_of(layer: Any, x: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
+    """Δ and X in one type: under autocast a layer's output, so Δ, may be narrower."""
+    first, second = FACTORS[type(layer)](layer, x, delta)
+    dtype = torch.promote_types(first.dtype, second.dtype)
+    return first.to(dtype), second.to(dtype)
+
+
 def from_factors(layer: Any, x: Tensor, delta: Tensor) -> Gradients:
     """∂L_n/∂W = Δᵀ X for the layers that have factors."""
-    first, second = FACTORS[type(layer)](layer, x, delta)
+    first, second = factors_of(layer, x, delta)
     weight = (first.mT @ second).reshape(len(x), *layer.weight.shape)
     return {"weight": weight, "bias": bias_gradient(layer, delta)}
 

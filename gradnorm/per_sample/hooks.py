@@ -9,7 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
-from gradnorm.per_sample.batch import Batch, EngineRefusal, check_reduction
+from gradnorm.measure import wide
+from gradnorm.per_sample.batch import (
+    Batch,
+    EngineRefusal,
+    check_reduction,
+    refuse_reentrant,
+)
 from gradnorm.per_sample.formulas import FORMULAS
 from gradnorm.per_sample.norms import squared_norms, squares
 from gradnorm.per_sample.support import own_parameters
@@ -38,6 +44,8 @@ class Recorder:
 
     def note(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
         x = args[0] if args else next(iter(kwargs.values()))
+        if not output.requires_grad:  # under no_grad: no gradient comes back here
+            return
         # the edge, not the tensor: after relu_ the tensor is another node's output
         self.calls.append(Call(layer, x.detach(), x._version, get_gradient_edge(output)))
 
@@ -50,11 +58,14 @@ def recorded(batch: Batch) -> list[tuple[nn.Module, Tensor, Tensor]]:
     """For every call of a layer: the layer, x, and δ = ∂L_n/∂(its output) of every sample, batch first.
 
     Raises:
-        EngineRefusal: a parameter is also used outside of its layer, or x was changed or has its batch elsewhere.
+        EngineRefusal: a parameter is also used outside of its layer, or x was changed
+            or has its batch elsewhere, or is complex; or a re-entrant checkpoint hides
+            what is used in it.
     """
     with torch.enable_grad(), Recorder(batch.module) as recorder:
         output = batch.module(*batch.inputs, **batch.keywords)
         total = batch.loss(output, *batch.targets)
+    refuse_reentrant("hooks", total)
     check_reduction(batch, output)
     calls = recorder.calls
     deltas = torch.autograd.grad(total, [call.output for call in calls], allow_unused=True)
@@ -72,6 +83,11 @@ def batch_to_front(batch: Batch, call: Call, tensor: Tensor) -> Tensor:
     sequence = isinstance(call.layer, nn.Linear | nn.LayerNorm | nn.RMSNorm | nn.Embedding)
     features = 0 if isinstance(call.layer, nn.Embedding) else 1  # axes of x that a word of a sequence has
     axis = 1 if sequence and not batch.batch_first and call.x.ndim > 1 + features else 0
+    if tensor.is_complex():
+        raise EngineRefusal(
+            f"hooks: a {type(call.layer).__name__} saw complex numbers, and the "
+            "formulas are derived for real ones; use the engine 'vmap'"
+        )
     if tensor.shape[axis] != batch.size or call.x._version != call.version:
         raise EngineRefusal(
             f"hooks: a {type(call.layer).__name__} saw a tensor of shape {tuple(tensor.shape)}, in which axis {axis} "
@@ -102,7 +118,7 @@ def refuse_unseen_uses(batch: Batch, root: Node | None, seen: Counter[int]) -> N
 def by_hooks(batch: Batch) -> dict[str, Tensor]:
     """Per-sample gradients by formula; a layer that is called twice, or shares its weight, has the sum of its calls."""
     found: dict[int, Tensor] = {}
-    with torch.no_grad():
+    with batch.arithmetic():
         for layer, x, delta in recorded(batch):
             gradients = FORMULAS[type(layer)](layer, x, delta)
             for name, p in own_parameters(layer).items():
@@ -117,11 +133,20 @@ def norms_by_hooks(batch: Batch) -> dict[str, Tensor]:
     """Lengths of the per-sample gradients, in closed form for every parameter that is used once."""
     calls = recorded(batch)
     times = Counter(id(p) for layer, _, _ in calls for p in own_parameters(layer).values())
-    if any(count > 1 for count in times.values()):  # the length of a sum needs the sum
-        return {name: squares(gradient).sqrt() for name, gradient in by_hooks(batch).items()}
     found: dict[int, Tensor] = {}
-    with torch.no_grad():
+    sums: dict[int, Tensor] = {}  # where a parameter has several uses
+    with batch.arithmetic():
         for layer, x, delta in calls:
-            measured = squared_norms(layer, x, delta)
-            found |= {id(p): measured[name].sqrt() for name, p in own_parameters(layer).items()}
-    return {name: found[id(p)] if id(p) in found else p.new_zeros(batch.size) for name, p in batch.parameters().items()}
+            own = own_parameters(layer)
+            if any(times[id(p)] > 1 for p in own.values()):
+                gradients = FORMULAS[type(layer)](layer, x, wide(delta))
+                for name, p in own.items():
+                    sums[id(p)] = sums.get(id(p), 0) + gradients[name]
+            else:
+                measured = squared_norms(layer, x, delta)
+                found |= {id(p): measured[name].sqrt() for name, p in own.items()}
+        found |= {key: squares(gradient).sqrt() for key, gradient in sums.items()}
+    return {
+        name: found[id(p)] if id(p) in found else wide(p.new_zeros(batch.size))
+        for name, p in batch.parameters().items()
+    }

@@ -14,12 +14,15 @@ from gradnorm.per_sample.norms import squares
 from gradnorm.per_sample.support import unsupported_layers
 
 Engine = Callable[[Batch], dict[str, Tensor]]
-ENGINES: dict[str, Engine] = {  # in the order in which "auto" tries them
+ENGINES: dict[str, Engine] = {
     "hooks": by_hooks,  # the fastest, and refuses what it cannot see
     "vmap": by_vmap,
-    "expanded_weights": by_expanded_weights,  # for recurrent layers; does not notice what is changed in place
+    "expanded_weights": by_expanded_weights,
     "loop": by_loop,
 }
+# What "auto" tries, in this order. Not "expanded_weights": it is private to torch, and
+# what other parts of torch do in the same process can make it wrong.
+AUTO = ("hooks", "vmap", "loop")
 
 
 def per_sample_gradients(
@@ -45,7 +48,10 @@ def per_sample_gradients(
         loss: `loss(output, *targets)` → a scalar, for any number of samples. Everything that differs between samples
             belongs in `inputs` or `targets`, not in a closure.
         targets: a tensor or a tuple of them.
-        engine: "hooks", "expanded_weights", "vmap", "loop", or "auto": the first of these that can do every layer.
+        engine: "hooks", "vmap", "expanded_weights", "loop", or "auto": the first of
+            hooks, vmap and loop that can do every layer. "expanded_weights" compares
+            its sum over the samples with the batch's gradient and refuses where they
+            differ, for it rests on parts of torch that are private.
         loss_reduction: how `loss` joins the samples, "sum" or "mean". The gradients are the same: of the sample's own
             loss, without a factor 1/batch.
         batch_first: samples are counted by axis 0 of inputs, targets and outputs; otherwise by axis 1 (by the only one
@@ -54,7 +60,8 @@ def per_sample_gradients(
             another size is taken whole by every sample.
 
     Returns:
-        The parameter's name → [batch, its shape …]; zeros where the loss does not depend on it.
+        The parameter's name → [batch, its shape …], in its type; zeros where the loss
+        does not depend on it.
 
     Raises:
         EngineRefusal: the engine cannot do a layer (for "auto": no engine can); the message says which and why.
@@ -63,7 +70,9 @@ def per_sample_gradients(
             samples otherwise than `loss_reduction` says.
     """
     batch = make_batch(module, inputs, loss, targets, loss_reduction, batch_first, batch_size)
-    return run(ENGINES, engine, batch)
+    types = {name: p.dtype for name, p in batch.parameters().items()}
+    # under autocast an engine may give another type than the parameter has
+    return {name: g.to(types[name]) for name, g in run(ENGINES, engine, batch).items()}
 
 
 def per_sample_norms(
@@ -77,10 +86,12 @@ def per_sample_norms(
     batch_first: bool = True,
     batch_size: int | None = None,
 ) -> dict[str, Tensor]:
-    """The lengths of `per_sample_gradients`, by parameter: [batch] each. Arguments and errors are the same.
+    """The lengths of `per_sample_gradients`, by parameter: [batch] each.
 
-    With "hooks", which "auto" tries first, they come in closed form and the gradients are never made where that is
-    cheaper. All parameters together: `torch.stack(list(norms.values())).norm(dim=0)`.
+    They are real, and in float32 at least. Arguments and errors are the same. With
+    "hooks", which "auto" tries first, they come in closed form and the gradients are
+    never made where that is cheaper. All parameters together:
+    `torch.stack(list(norms.values())).norm(dim=0)`.
     """
     batch = make_batch(module, inputs, loss, targets, loss_reduction, batch_first, batch_size)
 
@@ -91,11 +102,11 @@ def per_sample_norms(
 
 
 def run(engines: dict[str, Engine], engine: str, batch: Batch) -> dict[str, Tensor]:
-    """The named engine, or the first that does not refuse."""
+    """The named engine, or the first of `AUTO` that does not refuse."""
     if engine not in ("auto", *engines):
         raise ValueError(f"engine must be 'auto' or one of {', '.join(engines)}; got {engine!r}")
     refusals = []
-    for name in engines if engine == "auto" else (engine,):
+    for name in AUTO if engine == "auto" else (engine,):
         against = unsupported_layers(batch.module, name, batch.batch_first)
         if against:
             layers = "; ".join(f"{layer or 'the module'}: {reason}" for layer, reason in against.items())

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from gradnorm._typing import Float
-from gradnorm.per_sample.formulas import FACTORS, FORMULAS, bias_gradient, used_deltas
+from gradnorm.measure import wide
+from gradnorm.per_sample.formulas import (
+    FACTORS,
+    FORMULAS,
+    bias_gradient,
+    factors_of,
+    used_deltas,
+)
 
 SquaredNorms = dict[str, Tensor]  # "weight", "bias" → [batch]
 
 
-def squares(gradient: Float[Tensor, "batch ..."]) -> Float[Tensor, " batch"]:
-    return gradient.flatten(1).square().sum(dim=1)
+def squares(gradient: Tensor) -> Float[Tensor, " batch"]:
+    """‖g_n‖² of gradients [batch, …], real or complex; in float32 at least."""
+    dtype = torch.promote_types(gradient.dtype, torch.float32)
+    rows = gradient[..., None].flatten(1)  # [batch, numbers], of a single number too
+    return torch.linalg.vector_norm(rows, dim=1, dtype=dtype).square()
 
 
 def product_squares(
@@ -37,9 +48,10 @@ def embedding_squares(layer: nn.Embedding, x: Tensor, delta: Tensor) -> Float[Te
 
 
 def squared_norms(layer: nn.Module, x: Tensor, delta: Tensor) -> SquaredNorms:
-    """Of the layer's own parameters."""
+    """Of the layer's own parameters; summed in float32 at least."""
+    delta = wide(delta)
     if type(layer) in FACTORS:
-        factors = FACTORS[type(layer)](layer, x, delta)
+        factors = factors_of(layer, x, delta)
         return {"weight": product_squares(*factors), "bias": squares(bias_gradient(layer, delta))}
     if isinstance(layer, nn.Embedding):
         return {"weight": embedding_squares(layer, x, delta)}

@@ -47,6 +47,11 @@ def own_parameters(layer: nn.Module) -> dict[str, nn.Parameter]:
 
 def hooks_reason(layer: nn.Module) -> str:
     own = own_parameters(layer)
+    if any(p.is_complex() for p in own.values()):
+        return (
+            "the formulas are derived for real numbers, and it has complex ones; "
+            "'vmap' and 'loop' take these"
+        )
     if own and (type(layer) not in FORMULAS or not own.keys() <= {"weight", "bias"}):
         return f"there is no formula for its {', '.join(own)}"
     if isinstance(layer, nn.Embedding) and (layer.max_norm is not None or layer.scale_grad_by_freq):
@@ -56,6 +61,11 @@ def hooks_reason(layer: nn.Module) -> str:
 
 def expanded_reason(layer: nn.Module) -> str:
     own = own_parameters(layer)
+    if any(p.is_complex() for p in own.values()):
+        return (
+            "ExpandedWeights leaves out the conjugates that complex numbers need; "
+            "'vmap' and 'loop' take these"
+        )
     if own and type(layer) not in EXPANDED:
         return f"ExpandedWeights has no rule for its {', '.join(own)}"
     if isinstance(layer, nn.Embedding) and (layer.padding_idx, layer.max_norm, layer.scale_grad_by_freq) != (
@@ -66,7 +76,17 @@ def expanded_reason(layer: nn.Module) -> str:
         return "ExpandedWeights ignores padding_idx, max_norm and scale_grad_by_freq, silently"
     if isinstance(layer, nn.RNNBase) and not layer.batch_first:
         return "ExpandedWeights needs batch_first=True in recurrent layers, or the layers after take time for the batch"
+    if isinstance(layer, nn.RNNBase) and drops_inside(layer):
+        return (
+            "ExpandedWeights draws other dropout masks in it than torch does, and its "
+            "sums cannot be checked"
+        )
     return ""
+
+
+def drops_inside(layer: nn.RNNBase) -> bool:
+    """Whether a recurrent layer draws masks, as it does between its layers."""
+    return layer.training and layer.dropout > 0 and layer.num_layers > 1
 
 
 def vmap_reason(layer: nn.Module) -> str:

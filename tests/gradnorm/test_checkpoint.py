@@ -305,3 +305,23 @@ def test_goes_with_saved_tensors_elsewhere_and_inside_torchs_checkpoint():
     out = torch_checkpoint(segment, x, use_reentrant=False).sum()
     for gradient, right in zip(torch.autograd.grad(out, (x, *layer.parameters())), wanted, strict=True):
         torch.testing.assert_close(gradient, right)
+
+
+def test_complex_numbers():
+    """Inputs, parameters and results; derivatives of the first and the second order."""
+    torch.manual_seed(0)
+    layer = nn.Linear(4, 3, dtype=torch.complex128)
+    x = torch.randn(5, 4, dtype=torch.complex128, requires_grad=True)
+    wanted = [x, *layer.parameters()]
+    found = []
+    for run in (checkpoint, plain):
+        first = torch.autograd.grad(
+            run(layer, x).abs().pow(3).sum(), wanted, create_graph=True
+        )
+        found.append(
+            [
+                *first,
+                *torch.autograd.grad(sum(g.abs().pow(3).sum() for g in first), wanted),
+            ]
+        )
+    same(*found)

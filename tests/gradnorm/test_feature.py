@@ -5,9 +5,17 @@ import collections
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint as torch_checkpoint
 
 from gradnorm import GradNormLossWeighter, MockNetworkWithMultipleLosses
-from gradnorm.measure import gradient_lengths, linear_lengths, linear_use, parameter_lengths
+from gradnorm.checkpoint import checkpoint
+from gradnorm.measure import (
+    gradient_lengths,
+    gradient_vectors,
+    linear_lengths,
+    linear_use,
+    parameter_lengths,
+)
 
 DIM = 8
 
@@ -263,3 +271,146 @@ def test_detached_losses_are_named(make, batches):
     weighter.share(shared)
     with pytest.raises(ValueError, match="loss '0' has no graph"):
         weighter([loss.detach() for loss in losses])
+
+
+# ——— numbers of other kinds ———
+
+
+@pytest.mark.parametrize("rows", [3, 20])  # fewer than the layer is wide, and more
+def test_lengths_of_complex_gradients(rows):
+    """As those of the real and imaginary parts, taken for real parameters."""
+    torch.manual_seed(0)
+    layer = nn.Linear(8, 4, bias=False, dtype=torch.complex128)
+    x = torch.randn(rows, 8, dtype=torch.complex128)
+    parts = torch.view_as_real(layer.weight.detach()).clone().requires_grad_()
+
+    def losses(weight):
+        z = x @ weight.T
+        return by_name([(z - i).abs().pow(3).sum() for i in range(3)])
+
+    expected = gradient_vectors(losses(torch.view_as_complex(parts)), [parts])
+    lengths = torch.stack([row.norm() for row in expected])
+    found = by_name([(layer(x) - i).abs().pow(3).sum() for i in range(3)])
+    torch.testing.assert_close(parameter_lengths(found, [layer.weight]), lengths)
+    torch.testing.assert_close(gradient_lengths(found, [layer.weight]), lengths)
+    torch.testing.assert_close(gradient_vectors(found, [layer.weight]), expected)
+    assert linear_use(found, layer.weight) is None
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_complex_trunk_is_balanced(parts):
+    """In one part, by lengths; in two, by joined vectors."""
+    torch.manual_seed(0)
+    layer = nn.Linear(8, 4, bias=False, dtype=torch.complex64)
+    weighter = GradNormLossWeighter(
+        num_losses=2, grad_norm_parameters=layer, learning_rate=0.1
+    )
+    x = torch.randn(3, 8, dtype=torch.complex64)
+    for part in range(parts):
+        z = layer(x)
+        result = weighter(
+            [z.abs().sum(), (z - 1).abs().sum()], grad_step=part == parts - 1
+        )
+    z = layer(x)
+    for loss, norm in zip(
+        [z.abs().sum(), (z - 1).abs().sum()], result.norms.values(), strict=True
+    ):
+        (gradient,) = torch.autograd.grad(loss, layer.weight, retain_graph=True)
+        torch.testing.assert_close(norm, gradient.abs().square().sum().sqrt())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_linear_layers_length_in_half_precision(dtype):
+    """δ δᵀ and h hᵀ would overflow float16, and lose bfloat16's few digits."""
+    torch.manual_seed(0)
+    layer = nn.Linear(256, 8, dtype=dtype)
+    h = (100 * torch.randn(4, 256)).to(dtype)
+    z = layer(h).float()
+    losses = by_name([z.sin().sum() * 50 * (i + 1) for i in range(2)])
+    use = linear_use(losses, layer.weight)
+    assert use is not None
+    found = linear_lengths(losses, use)
+    deltas = [
+        torch.autograd.grad(loss, use.output, retain_graph=True)[0].double()
+        for loss in losses.values()
+    ]
+    expected = torch.stack([(delta.T @ h.double()).norm() for delta in deltas])
+    assert expected.max() > 65504
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=0)
+    with torch.autocast("cpu", torch.bfloat16):  # which would round the products
+        torch.testing.assert_close(linear_lengths(losses, use), found, rtol=0, atol=0)
+
+
+# ——— what a graph hides ———
+
+
+def reentrant(function, x):
+    return torch_checkpoint(function, x, use_reentrant=True)
+
+
+def test_a_reentrant_checkpoint_is_named(make, batches):
+    """The trunk's parameters are in no graph: the message says why, and what to do."""
+    network, weighter = make()
+    x = batches(1)[0].requires_grad_()
+    told = r"does not depend on.*use_reentrant=True.*gradnorm\.checkpoint\.checkpoint"
+    with pytest.raises(ValueError, match=told):
+        weighter(heads(network, [reentrant(network.backbone, x)] * 3))
+    z = network.backbone(x)
+    with pytest.raises(ValueError, match=told):  # seen by one loss, hidden from another
+        weighter([network.heads[0](z).sum(), network.heads[1](z).sum(),
+                  reentrant(network.backbone, x).sum()])  # fmt: skip
+    for run in (
+        checkpoint,
+        lambda function, x: torch_checkpoint(function, x, use_reentrant=False),
+    ):
+        fresh = GradNormLossWeighter(
+            num_losses=3, grad_norm_parameters=network.backbone_parameter
+        )
+        result = fresh(heads(network, [run(network.backbone, x)] * 3))
+        assert len(result.norms) == 3
+    with pytest.raises(ValueError, match="does not depend on") as refused:
+        weighter([nn.Parameter(torch.ones(())) * 1 for _ in range(3)])
+    assert "reentrant" not in str(refused.value)
+
+
+def test_activations_made_in_a_reentrant_checkpoint_are_no_part_of_a_graph(
+    make, batches
+):
+    """Kept from inside, or shared inside: neither requires a gradient; told why."""
+    network, _ = make()
+    x, kept = batches(1)[0].requires_grad_(), []
+
+    def keeping(x):
+        kept.append(network.backbone(x))
+        return kept[-1] + 0
+
+    losses = heads(network, [reentrant(keeping, x)] * 3)
+    weighter = GradNormLossWeighter(num_losses=3)
+    with pytest.raises(
+        ValueError, match=r"does not require a gradient.*use_reentrant=True"
+    ):
+        weighter(losses, kept[0])
+
+    def sharing(x):
+        return torch.stack(weighter.share(network.backbone(x)))
+
+    with pytest.raises(
+        ValueError, match=r"what share\(z\) returns.*use_reentrant=True"
+    ):
+        weighter(heads(network, reentrant(sharing, x)))
+
+
+def test_share_sees_through_a_reentrant_checkpoint(make, batches):
+    """The lengths are taken in the one backward pass, which goes through it."""
+    network, _ = make()
+    x, found = batches(1)[0].requires_grad_(), []
+    for run in (lambda function, x: function(x), reentrant):
+        weighter = GradNormLossWeighter(num_losses=3)
+        views = weighter.share(run(network.backbone, x))
+        losses = [
+            run(head, z).square().mean()
+            for head, z in zip(network.heads, views, strict=True)
+        ]
+        found.append(torch.stack(list(weighter(losses).norms.values())))
+    torch.testing.assert_close(*found)

@@ -129,3 +129,30 @@ def test_negative_steps_are_refused():
 def test_a_module_in_place_of_its_parameters(plain_types):
     with pytest.raises(TypeError, match=r"dict\(module\.named_parameters\(\)\); got Linear"):
         adapt(lambda p: p["weight"].sum(), torch.nn.Linear(1, 1), 0.1)
+
+
+@pytest.mark.parametrize("first_order", [False, True])
+def test_complex_parameters(first_order):
+    """As their real and imaginary parts: the steps, and the gradient through them."""
+    torch.manual_seed(0)
+    a, w = (
+        torch.randn(3, 3, dtype=torch.complex128),
+        torch.randn(3, dtype=torch.complex128),
+    )
+    parts = torch.view_as_real(w).clone().requires_grad_()
+    w.requires_grad_()
+
+    def loss(p):
+        return (a @ p["w"] - 1).abs().pow(3).sum()
+
+    def loss_of_parts(p):
+        return loss({"w": torch.view_as_complex(p["w"])})
+
+    after = adapt(loss, {"w": w}, 1e-3, steps=3, first_order=first_order)
+    same = adapt(loss_of_parts, {"w": parts}, 1e-3, steps=3, first_order=first_order)
+    torch.testing.assert_close(torch.view_as_real(after["w"]), same["w"])
+    (found,) = torch.autograd.grad(after["w"].abs().sum(), w)
+    (expected,) = torch.autograd.grad(
+        torch.view_as_complex(same["w"]).abs().sum(), parts
+    )
+    torch.testing.assert_close(torch.view_as_real(found), expected)

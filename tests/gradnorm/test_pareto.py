@@ -10,6 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 from torch import nn
+from torch.utils.checkpoint import checkpoint as torch_checkpoint
 
 from gradnorm.pareto import (
     EXACT_UP_TO,
@@ -345,3 +346,44 @@ def test_a_module_stands_for_its_parameters():
     by_module, by_hand = common_descent([first, second], trunk), common_descent([first, second], [trunk.weight])
     assert torch.equal(by_module.weights, by_hand.weights)
     assert [d.shape for d in by_module.direction] == [(2, 3)]
+
+
+def test_complex_numbers_are_refused_and_their_parts_are_not(plain_types):
+    """A Gram matrix would drop imaginary parts; of the parts as reals it is right."""
+    w = nn.Parameter(torch.tensor([1 + 2j, 3 - 1j], dtype=torch.complex128))
+    losses = [w.abs().square().sum(), (w - 1j).abs().square().sum()]
+    with pytest.raises(
+        ValueError, match=r"complex: share a real tensor.*view_as_complex"
+    ):
+        common_descent(losses, w)
+    parts = nn.Parameter(torch.view_as_real(w.detach()).clone())
+    z = torch.view_as_complex(parts)
+    found = common_descent(
+        [z.abs().square().sum(), (z - 1j).abs().square().sum()], parts
+    )
+    rows = torch.stack([2 * w.detach(), 2 * (w.detach() - 1j)])
+    gram = (rows @ rows.conj().T).real
+    assert found.squared_norm == pytest.approx(
+        float(found.weights @ gram @ found.weights)
+    )
+    with pytest.raises(ValueError, match=r"gram\.real"):
+        min_norm_point(rows @ rows.conj().T)
+
+
+def test_what_a_reentrant_checkpoint_hides_is_named():
+    trunk, x = nn.Linear(3, 2), torch.ones(1, 3, requires_grad=True)
+    first, second = torch_checkpoint(trunk, x, use_reentrant=True)[0]
+    with pytest.raises(
+        ValueError, match=r"does not depend on.*use_reentrant=True, which.*hides"
+    ):
+        common_descent([first, second], trunk)
+    kept = []
+    first, second = torch_checkpoint(
+        lambda x: kept.append(trunk(x)) or kept[0] + 0, x, use_reentrant=True
+    )[0]
+    with pytest.raises(
+        ValueError, match=r"does not require a gradient.*use_reentrant=True"
+    ):
+        common_descent([first, second], kept[0])
+    first, second = torch_checkpoint(trunk, x, use_reentrant=False)[0]
+    assert common_descent([first, second], trunk).squared_norm > 0

@@ -1,10 +1,17 @@
 """Per-sample gradients: four engines against one another and against formulas by hand; what they refuse and leave."""
 
+import importlib
+import subprocess
+import sys
+import textwrap
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint as torch_checkpoint
 
+from gradnorm.checkpoint import checkpoint
 from gradnorm.per_sample import ENGINES, EngineRefusal, per_sample_gradients, per_sample_norms, unsupported_layers
 
 BATCH = 5
@@ -326,7 +333,8 @@ def test_batch_norm_in_training_mode_is_refused_by_all():
     module = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
     for engine in ENGINES:
         assert unsupported_layers(module, engine)["1"].startswith("BatchNorm1d: its statistics mix the samples")
-    with pytest.raises(EngineRefusal, match=r"(?s)hooks cannot do 1.*vmap.*expanded.*loop cannot do 1: BatchNorm1d"):
+    told = r"(?s)hooks cannot do 1.*vmap.*loop cannot do 1: BatchNorm1d"
+    with pytest.raises(EngineRefusal, match=told):
         per_sample_gradients(module, torch.randn(BATCH, 4), squared)
     assert not unsupported_layers(module.eval(), "loop")
 
@@ -339,6 +347,9 @@ def test_reasons_by_layer():
     lstm = nn.Sequential(nn.LSTM(3, 4))
     assert "fused recurrence" in unsupported_layers(lstm, "vmap")["0"]
     assert "batch_first=True" in unsupported_layers(lstm, "expanded_weights")["0"]
+    dropping = nn.GRU(3, 4, num_layers=2, dropout=0.5, batch_first=True)
+    assert "dropout masks" in unsupported_layers(dropping, "expanded_weights")[""]
+    assert not unsupported_layers(dropping.eval(), "expanded_weights")
     embedding = nn.Embedding(5, 3, max_norm=1.0)
     assert "max_norm" in unsupported_layers(embedding, "hooks")[""]
     assert "in place" in unsupported_layers(embedding, "vmap")[""]
@@ -392,10 +403,10 @@ class BatchElsewhere(nn.Module):
 def test_an_input_that_was_overwritten_is_refused():
     """autograd itself refuses this; hooks would use the numbers that are there now."""
     module, x = ChangesItsInput().double(), torch.randn(BATCH, 7, 4).double()
+    told = r"changed in place afterwards|modified by an inplace operation"
     for engine in ENGINES:
-        if engine != "expanded_weights":  # which does not notice, and comes after those that do
-            with pytest.raises(RuntimeError, match=r"changed in place afterwards|modified by an inplace operation"):
-                per_sample_gradients(module, x, squared, engine=engine)
+        with pytest.raises(RuntimeError, match=told):
+            per_sample_gradients(module, x, squared, engine=engine)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         per_sample_gradients(module, x, squared)
 
@@ -508,3 +519,419 @@ def test_norms_do_not_make_the_gradients(monkeypatch):
 def test_support_of_no_engine():
     with pytest.raises(ValueError, match="one of hooks, expanded_weights, vmap, loop; got 'auto'"):
         unsupported_layers(nn.Linear(1, 1), "auto")
+
+
+# ——— torch's private engine is not trusted ———
+
+
+def test_auto_does_not_try_expanded_weights(monkeypatch):
+    def fails(batch):
+        raise AssertionError("tried")
+
+    monkeypatch.setitem(ENGINES, "expanded_weights", fails)
+    module, x, _ = case("lstm")
+    agree(per_sample_gradients(module, x, squared), by_hand(module, x, squared))
+    with pytest.raises(AssertionError, match="tried"):
+        per_sample_gradients(module, x, squared, engine="expanded_weights")
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+@pytest.mark.parametrize(
+    ("dtype", "fault"),
+    [
+        (torch.float64, 0.9999),
+        (torch.float32, 0.9),
+        (torch.bfloat16, 0.0),
+        (torch.float64, float("nan")),
+    ],
+)
+def test_a_wrong_rule_of_torchs_is_found(fault, dtype, reduction, monkeypatch):
+    """One parameter's gradients are lost, too short, or not numbers; all else is right.
+    The coarser the numbers, the coarser what can be told from rounding.
+    """
+    module, x, _ = case("linear")
+    module, x, targets = (
+        module.to(dtype),
+        x.to(dtype),
+        torch.ones(BATCH, 3, dtype=dtype),
+    )
+    settings = {
+        "engine": "expanded_weights",
+        "loss_reduction": reduction,
+        "targets": targets,
+    }
+
+    def loss(output, target):
+        return getattr((output - target).square().sum(dim=1), reduction)()
+
+    assert per_sample_gradients(module, x, loss, **settings)["0.bias"].isfinite().all()
+    rules = importlib.import_module(
+        "torch.nn.utils._expanded_weights.linear_expanded_weights"
+    )
+    right = rules.set_grad_sample_if_exists
+
+    def wrong(maybe_expanded, rule):
+        right(maybe_expanded, rule)
+        original = getattr(maybe_expanded, "orig_weight", None)
+        if original is module[0].bias:
+            original.grad_sample = original.grad_sample * fault
+
+    monkeypatch.setattr(rules, "set_grad_sample_if_exists", wrong)
+    with pytest.raises(EngineRefusal, match=r"give for 0\.bias does not add up"):
+        per_sample_gradients(module, x, loss, **settings)
+    assert not hasattr(module[0].bias, "grad_sample")
+
+
+def test_after_an_export_to_onnx():
+    """An export in the same process makes torch's private engine wrong by all its size:
+    it is refused, and "auto" is right. In a process of its own, for nothing undoes it.
+    """
+    pytest.importorskip("onnxscript")
+    program = """
+        import torch
+        from torch import nn
+
+        class Labelled(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.words = nn.Embedding(3, 4)
+
+            def forward(self, z, labels):
+                return z * self.words(labels)
+
+        batch = torch.export.Dim("batch")
+        given = {"z": torch.zeros(2, 4), "labels": torch.zeros(2, dtype=torch.int64)}
+        axes = {"z": {0: batch}, "labels": {0: batch}}
+        settings = {"kwargs": given, "dynamic_shapes": axes, "dynamo": True}
+        torch.onnx.export(Labelled(), (), verbose=False, **settings)
+
+        from gradnorm.per_sample import EngineRefusal, per_sample_gradients
+
+        torch.manual_seed(0)
+        module = nn.LSTM(3, 4, batch_first=True).double()
+        x = torch.randn(5, 6, 3).double()
+        loss = lambda output: output[0].square().sum()
+        right = per_sample_gradients(module, x, loss, engine="loop")
+        for engine in ("auto", "expanded_weights"):
+            try:
+                found = per_sample_gradients(module, x, loss, engine=engine)
+            except EngineRefusal:
+                print(engine, "refuses")
+                continue
+            for name, gradient in right.items():
+                torch.testing.assert_close(found[name], gradient)
+            print(engine, "is right")
+    """
+    command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(program)]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr
+    assert "auto is right" in done.stdout
+    assert (
+        "expanded_weights refuses" in done.stdout
+        or "expanded_weights is right" in done.stdout
+    )
+
+
+def test_the_comparison_draws_the_same_masks_and_leaves_buffers_alone():
+    """Dropout inside the network: both passes see one draw, and the next draw is what
+    it would have been after one pass.
+    """
+    module = nn.Sequential(nn.Linear(4, 6), nn.Dropout(0.5), nn.Linear(6, 3)).double()
+    x = torch.randn(BATCH, 4, dtype=torch.float64)
+    torch.manual_seed(7)
+    found = per_sample_gradients(module, x, squared, engine="expanded_weights")
+    after = torch.rand(())
+    torch.manual_seed(7)
+    squared(module(x)).backward()
+    assert torch.rand(()) == after
+    for name, p in module.named_parameters():
+        torch.testing.assert_close(found[name].sum(dim=0), p.grad)
+    norm, x = (
+        nn.InstanceNorm1d(3, affine=True, track_running_stats=True),
+        torch.randn(BATCH, 3, 6),
+    )
+    per_sample_gradients(norm, x, squared, engine="expanded_weights")
+    torch.testing.assert_close(
+        norm.running_mean, 0.1 * x.mean(dim=(0, 2))
+    )  # of one pass
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_the_comparison_draws_the_same_masks_on_a_gpu():
+    module = nn.Sequential(nn.Linear(4, 60), nn.Dropout(0.5), nn.Linear(60, 3)).cuda()
+    x = torch.randn(BATCH, 4).cuda()
+    torch.manual_seed(7)
+    found = per_sample_gradients(module, x, torch.sum, engine="expanded_weights")
+    after = torch.rand((), device="cuda")
+    torch.manual_seed(7)
+    module(x).sum().backward()
+    assert torch.rand((), device="cuda") == after
+    for name, p in module.named_parameters():
+        torch.testing.assert_close(found[name].sum(dim=0), p.grad, rtol=1e-3, atol=1e-3)
+
+
+def test_rounding_is_not_taken_for_a_wrong_sum():
+    """Gradients that are nothing but rounding (a bias before a normalisation), that
+    cancel between samples, or that are not finite.
+    """
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6), nn.Tanh(), nn.Linear(6, 1))
+    nn.init.ones_(module[1].weight)
+    per_sample_gradients(
+        module, torch.randn(64, 4), torch.sum, engine="expanded_weights"
+    )
+    x = torch.randn(1, 4).expand(2, 4) * torch.tensor([[1.0], [-1.0]])  # they cancel
+    line = nn.Linear(4, 1, bias=False)
+    found = per_sample_gradients(line, x, torch.sum, engine="expanded_weights")[
+        "weight"
+    ]
+    torch.testing.assert_close(found[:, 0], x)
+    x = torch.randn(BATCH, 4)
+    x[2] = torch.inf
+    found = per_sample_gradients(line, x, torch.sum, engine="expanded_weights")[
+        "weight"
+    ]
+    torch.testing.assert_close(found[:, 0], x)
+
+
+# ——— numbers of other kinds: complex, half precision, several at once ———
+
+
+class Parts(nn.Module):
+    """A complex layer, as a real one of its real and imaginary parts."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.weight = nn.Parameter(torch.view_as_real(layer.weight.detach()).clone())
+        self.bias = nn.Parameter(torch.view_as_real(layer.bias.detach()).clone())
+
+    def forward(self, x):
+        (a, b), (c, d) = self.weight.unbind(dim=-1), x.unbind(dim=-1)
+        return torch.stack((c @ a.T - d @ b.T, c @ b.T + d @ a.T), dim=-1) + self.bias
+
+
+def complex_loss(output):
+    return ((output - 0.5).abs() ** 3).sum()
+
+
+def loss_of_parts(output):
+    shift = output.new_tensor([0.5, 0.0])
+    return ((output - shift).square().sum(dim=-1).sqrt() ** 3).sum()
+
+
+@pytest.mark.parametrize("engine", [*ENGINES, "auto"])
+def test_complex_numbers(engine):
+    """As the same layer on real and imaginary parts, or refused; lengths are real."""
+    torch.manual_seed(0)
+    layer = nn.Linear(4, 3, dtype=torch.complex128)
+    x = torch.randn(BATCH, 4, dtype=torch.complex128)
+    if engine in ("hooks", "expanded_weights"):
+        with pytest.raises(
+            EngineRefusal,
+            match=r"(?s)conjugates|real numbers.*'vmap' and 'loop' take these",
+        ):
+            per_sample_gradients(layer, x, complex_loss, engine=engine)
+        return
+    expected = by_hand(Parts(layer), torch.view_as_real(x), loss_of_parts)
+    found = per_sample_gradients(layer, x, complex_loss, engine=engine)
+    agree({name: torch.view_as_real(g) for name, g in found.items()}, expected)
+    lengths = {name: g.flatten(1).norm(dim=1) for name, g in expected.items()}
+    agree(per_sample_norms(layer, x, complex_loss, engine=engine), lengths)
+
+
+def test_complex_inputs_of_a_real_layer():
+    """Most layers refuse them themselves; RMSNorm takes them."""
+    norm, x = nn.RMSNorm(4).double(), torch.randn(BATCH, 4, dtype=torch.complex128)
+    expected = by_hand(norm, x, complex_loss)
+    with pytest.raises(EngineRefusal, match="RMSNorm saw complex numbers"):
+        per_sample_gradients(norm, x, complex_loss, engine="hooks")
+    agree(per_sample_gradients(norm, x, complex_loss), expected)
+    agree(
+        per_sample_norms(norm, x, complex_loss),
+        {"weight": expected["weight"].norm(dim=1)},
+    )
+
+
+HALF = {name for name, (_, _, engines) in CASES.items() if "hooks" in engines}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", sorted(HALF))
+def test_norms_in_half_precision(name, dtype):
+    """Their squares are beyond float16's 65504; they are near those of float64."""
+    module, x, _ = case(name)
+    module = module.to(dtype)
+    x = x.to(dtype) if x.is_floating_point() else x
+
+    def large(output):
+        return output.float().tanh().sum() * 3000
+
+    found = per_sample_norms(module, x, large, engine="hooks")
+    exact = module.double()
+    x = x.double() if x.is_floating_point() else x
+    expected = by_hand(exact, x, lambda output: output.tanh().sum() * 3000)
+    for key, gradient in expected.items():
+        lengths = gradient.flatten(1).norm(dim=1)
+        assert found[key].dtype == torch.float32
+        near = (found[key] - lengths).abs() <= 0.1 * lengths + 0.02 * lengths.max() + 30
+        assert near.all(), (key, found[key], lengths)
+    for engine in {"loop", "vmap"} & CASES[name][2]:
+        assert all(
+            n.dtype == torch.float64
+            for n in per_sample_norms(exact, x, squared, engine=engine).values()
+        )
+
+
+def test_half_precision_norms_of_every_form_do_not_overflow():
+    """Both forms of a linear layer's, a bias summed over positions, a tied weight: each
+    true length is finite in float32 and beyond float16.
+    """
+    ones = {"dtype": torch.float16}
+    for length in (1, 200):  # the product of Gram matrices, and the gradient itself
+        layer, x = nn.Linear(64, 64, **ones), torch.full((2, length, 64), 100.0, **ones)
+        norms = per_sample_norms(
+            layer, x, lambda o: 1000 * o.float().sum(), engine="hooks"
+        )
+        expected = torch.tensor([1000.0 * 100 * 64 * length] * 2)
+        torch.testing.assert_close(norms["weight"], expected, rtol=1e-3, atol=0)
+        torch.testing.assert_close(
+            norms["bias"], torch.tensor([1000.0 * 8 * length] * 2), rtol=1e-3, atol=0
+        )
+    words = nn.Embedding(2, 64, **ones)
+    norms = per_sample_norms(
+        words, torch.zeros(2, 200, dtype=torch.long), lambda o: 1000 * o.float().sum()
+    )
+    torch.testing.assert_close(norms["weight"], torch.tensor([1000.0 * 200 * 8] * 2))
+    tied = Tied().half()
+    with torch.no_grad():
+        for p in tied.parameters():
+            p.zero_()
+    norms = per_sample_norms(
+        tied, torch.full((2, 50, 4), 100.0, **ones), lambda o: 30000 * o.float().sum()
+    )
+    torch.testing.assert_close(
+        norms["b.bias"], torch.tensor([30000.0 * 50 * 2] * 2), rtol=1e-3, atol=0
+    )
+
+
+def test_a_loss_that_overflows_in_half_precision_has_gradients():
+    """The sum of two losses is inf in float16: it says nothing about the reduction."""
+    layer = nn.Linear(3, 2, dtype=torch.float16)
+    with torch.no_grad():
+        layer.weight.fill_(1)
+    x = torch.full((BATCH, 3), 50.0, dtype=torch.float16)
+    for engine in ENGINES:
+        found = per_sample_gradients(
+            layer, x, lambda o: (o.square() * 0.9).sum(), engine=engine
+        )
+        assert found["weight"].isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "name", ["sequence", "conv2d", "layer norm", "rms norm", "tied"]
+)
+def test_under_autocast(name):
+    """δ is narrower than the weights: gradients are in the weights' type, and near."""
+    module, x, _ = case(name)
+    expected = by_hand(module, x, squared)
+    module, x = module.float(), x.float()
+    with torch.autocast("cpu", torch.bfloat16):
+        for engine in ("hooks", "loop"):
+            found = per_sample_gradients(
+                module, x, lambda o: squared(o.float()), engine=engine
+            )
+            norms = per_sample_norms(
+                module, x, lambda o: squared(o.float()), engine=engine
+            )
+            for key, gradient in expected.items():
+                assert found[key].dtype == norms[key].dtype == torch.float32
+                assert (found[key] - gradient).norm() <= 0.05 * gradient.norm()
+                assert (
+                    norms[key] - gradient.flatten(1).norm(dim=1)
+                ).norm() <= 0.05 * gradient.norm()
+
+
+def test_norms_of_a_single_number():
+    """A parameter without axes has gradients of shape [batch]."""
+    module, x = DependsOnData().double(), torch.randn(BATCH, 3).double()
+    expected = by_hand(module, x, squared)["scale"].abs()
+    torch.testing.assert_close(per_sample_norms(module, x, squared)["scale"], expected)
+
+
+def test_an_embedding_with_sparse_gradients():
+    """Engines that do not refuse give dense ones, those of the layer without."""
+    torch.manual_seed(0)
+    dense, x = nn.Embedding(11, 3).double(), words(BATCH, 4)
+    sparse = nn.Embedding(11, 3, sparse=True, _weight=dense.weight.detach().clone())
+    expected = by_hand(dense, x, squared)
+    lengths = {"weight": expected["weight"].flatten(1).norm(dim=1)}
+    for engine in ("hooks", "expanded_weights", "loop", "auto"):
+        agree(per_sample_gradients(sparse, x, squared, engine=engine), expected)
+        agree(per_sample_norms(sparse, x, squared, engine=engine), lengths)
+
+
+# ——— what a graph hides ———
+
+
+class Checkpointed(nn.Module):
+    """A layer in a checkpoint, with a layer before it or not."""
+
+    def __init__(self, run, before):
+        super().__init__()
+        self.run, self.before = run, before
+        self.first, self.inside, self.last = (
+            nn.Linear(4, 4),
+            nn.Linear(4, 4),
+            nn.Linear(4, 2),
+        )
+
+    def forward(self, x):
+        return self.last(
+            self.run(self.inside, self.first(x) if self.before else x).tanh()
+        )
+
+
+@pytest.mark.parametrize("engine", ["hooks", "expanded_weights", "loop", "auto"])
+@pytest.mark.parametrize("before", [False, True])
+def test_a_reentrant_checkpoint_is_named(engine, before):
+    """Its parameters are in no graph and would get zeros: the cause, and what to do."""
+
+    def reentrant(function, x):
+        return torch_checkpoint(function, x, use_reentrant=True)
+
+    module = Checkpointed(reentrant, before).double()
+    x = torch.randn(BATCH, 4).double().requires_grad_()
+    with pytest.raises(
+        EngineRefusal, match=r"use_reentrant=True.*gradnorm\.checkpoint\.checkpoint"
+    ):
+        per_sample_gradients(module, x, squared, engine=engine)
+    others = (
+        checkpoint,
+        lambda function, x: torch_checkpoint(function, x, use_reentrant=False),
+    )
+    for other in others:
+        module.run = other
+        agree(
+            per_sample_gradients(module, x, squared, engine="loop"),
+            by_hand(module, x, squared),
+        )
+
+
+class PartlyWithoutGraph(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.features, self.head = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        with torch.no_grad():
+            features = self.features(x)
+        return self.head(features)
+
+
+@pytest.mark.parametrize("engine", [*ENGINES, "auto"])
+def test_a_part_without_a_graph_has_no_gradient(engine):
+    module, x = PartlyWithoutGraph().double(), torch.randn(BATCH, 4).double()
+    agree(
+        per_sample_gradients(module, x, squared, engine=engine),
+        by_hand(module, x, squared),
+    )

@@ -1,12 +1,29 @@
 """The toy problem: its law, its network, its four ways to weigh, its record."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 
+from book import records
 from gradnorm.__main__ import main
-from gradnorm.toy import METHODS, ToyNetwork, UncertaintyWeighter, make_tasks, scales_of, train
+from gradnorm.toy import (
+    METHODS,
+    ToyNetwork,
+    ToyRun,
+    UncertaintyWeighter,
+    commit,
+    make_tasks,
+    record,
+    scales_of,
+    train,
+)
 
 
 def test_tasks_follow_the_papers_law():
@@ -76,21 +93,262 @@ def test_unknown_method():
         train("best", make_tasks([1.0, 2.0], train=5, test=5), steps=1)
 
 
-def test_command_records(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("gradnorm.toy.PROBLEMS", ((2, 1e-4, 100),))
+@pytest.fixture
+def short(monkeypatch):
+    """Two small problems in place of the record's, on few inputs."""
+    monkeypatch.setattr("gradnorm.toy.PROBLEMS", ((2, 1e-4, 100), (2, 1e-3, 50)))
+    monkeypatch.setattr(
+        "gradnorm.toy.make_tasks", partial(make_tasks, train=200, test=50)
+    )
+
+
+def test_command_records(tmp_path, short, capsys):
     assert main(["toy", "--seeds", "2", "--out", str(tmp_path / "new")]) == 0
-    lines = [json.loads(line) for line in (tmp_path / "new/history.jsonl").read_text().splitlines()]
-    assert [(line["seed"], line["method"]) for line in lines] == [(s, m) for s in (0, 1) for m in METHODS]
-    assert all(line["steps"] == [0, 100] and len(line["ratios"]) == len(line["weights"]) == 2 for line in lines)
-    settings = json.loads((tmp_path / "new/settings.json").read_text())
+    text = (tmp_path / "new/history.jsonl").read_text(encoding="utf-8")
+    lines = [json.loads(line) for line in text.splitlines()]
+    expected = [(s, rate, m) for s in (0, 1) for rate in (1e-4, 1e-3) for m in METHODS]
+    assert [
+        (line["seed"], line["learning_rate"], line["method"]) for line in lines
+    ] == expected
+    assert all(
+        len(line["ratios"]) == len(line["weights"]) == len(line["steps"])
+        for line in lines
+    )
+    assert {tuple(line["steps"]) for line in lines} == {(0, 100), (0, 50)}
+    settings = json.loads((tmp_path / "new/settings.json").read_text(encoding="utf-8"))
     assert settings["alpha"] == 0.12
-    assert {"command", "minutes", "device", "commit"} <= set(json.loads((tmp_path / "new/run.json").read_text()))
-    assert capsys.readouterr().out.count("mean loss ratio") == 8
+    made = json.loads((tmp_path / "new/run.json").read_text(encoding="utf-8"))
+    assert {"minutes", "device", "commit"} <= set(made)
+    assert made["command"] == "python -m gradnorm toy --seeds 2"
+    assert capsys.readouterr().out.count("mean loss ratio") == 16
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {
+        "settings.json",
+        "run.json",
+        "history.jsonl",
+    }
 
 
-def test_command_refuses_a_folder_it_cannot_write(tmp_path, capsys):
-    (tmp_path / "file").write_text("")
-    assert main(["toy", "--out", str(tmp_path / "file")]) == 2
-    assert "error" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        main(["toy", "--seeds", "0"])
+@pytest.mark.parametrize("steps", [1, 70, 10_000])
+def test_steps_end_every_training(steps, tmp_path, short):
+    """At most so many; the last one is noted."""
+    assert (
+        main(["toy", "--seeds", "1", "--steps", str(steps), "--out", str(tmp_path)])
+        == 0
+    )
+    settings = json.loads((tmp_path / "settings.json").read_text(encoding="utf-8"))
+    assert settings["problems"] == [
+        [2, 1e-4, min(100, steps)],
+        [2, 1e-3, min(50, steps)],
+    ]
+    lines = [
+        json.loads(line)
+        for line in (tmp_path / "history.jsonl")
+        .read_text(encoding="utf-8")
+        .splitlines()
+    ]
+    assert [line["steps"] for line in lines] == [
+        [0, min(most, steps)] for most in [100] * 4 + [50] * 4
+    ]
+    made = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))
+    assert made["command"] == f"python -m gradnorm toy --seeds 1 --steps {steps}"
+
+
+def test_the_recorded_command_still_asks_for_the_recorded_settings(
+    tmp_path, monkeypatch
+):
+    """results/gradnorm-toy: the same settings, and every run with the steps it had."""
+    asked = []
+
+    def noted(method, tasks, *, steps, seed, learning_rate, every, **rates):
+        asked.append(
+            [
+                len(tasks.scales),
+                learning_rate,
+                seed,
+                method,
+                list(range(0, steps + 1, every)),
+            ]
+        )
+        return ToyRun([], [[1.0] * len(tasks.scales)], [])
+
+    monkeypatch.setattr("gradnorm.toy.train", noted)
+    monkeypatch.setattr("gradnorm.toy.make_tasks", partial(make_tasks, train=2, test=2))
+    assert main(["toy", "--seeds", "5", "--out", str(tmp_path)]) == 0
+    folder = records.record("gradnorm-toy")
+    for name in ("settings.json", "run.json"):
+        recorded, found = (
+            json.loads((f / name).read_text(encoding="utf-8"))
+            for f in (folder, tmp_path)
+        )
+        keys = ["command"] if name == "run.json" else list(recorded)
+        assert {key: found[key] for key in keys} == {key: recorded[key] for key in keys}
+    lines = [
+        json.loads(line)
+        for line in (folder / "history.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    assert asked == [
+        [line[k] for k in ("tasks", "learning_rate", "seed", "method", "steps")]
+        for line in lines
+    ]
+
+
+def test_the_default_folder_is_not_a_recorded_one(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(
+        "gradnorm.__main__.record", lambda *arguments: asked.append(arguments)
+    )
+    assert main(["toy"]) == 0
+    assert asked == [(Path("runs/gradnorm-toy"), 3, None)]
+
+
+def test_it_writes_over_nothing(tmp_path, short, capsys, monkeypatch):
+    """A folder that holds anything is refused, before any training."""
+    monkeypatch.setattr("gradnorm.toy.train", None)
+    (tmp_path / "mine").write_text("mine", encoding="utf-8")
+    assert main(["toy", "--out", str(tmp_path)]) == 2
+    told = capsys.readouterr().err
+    assert told == (
+        f"error: {tmp_path} holds something already (mine), and a record writes over "
+        "nothing: choose another folder with --out, or move this one away\n"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    assert main(["toy", "--out", str(tmp_path / "mine")]) == 2
+    assert "is a file: choose another folder" in capsys.readouterr().err
+    assert main(["toy", "--out", str(tmp_path / "mine" / "below")]) == 2
+    assert "error: [Errno" in capsys.readouterr().err
+    with pytest.raises(FileExistsError, match="holds something already"):
+        record(tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_training(
+    tmp_path, short, capsys, monkeypatch
+):
+    """As on a full or read-only disk: opening the first file fails."""
+
+    def refuses(self, *_, **__):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr("gradnorm.toy.train", None)
+    monkeypatch.setattr(Path, "open", refuses)
+    assert main(["toy", "--out", str(tmp_path)]) == 2
+    assert "Permission denied" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("raised", "status"), [(KeyboardInterrupt(), 130), (OSError("no space"), 2)]
+)
+def test_an_interrupted_record_leaves_nothing(
+    raised, status, tmp_path, short, capsys, monkeypatch
+):
+    """And the folder can be used again."""
+    runs = []
+
+    def breaks(method, tasks, **settings):
+        runs.append(method)
+        assert [path.name for path in tmp_path.iterdir()] == ["history.jsonl.part"]
+        if len(runs) == 3:
+            raise raised
+        return train(method, tasks, **settings)
+
+    monkeypatch.setattr("gradnorm.toy.train", breaks)
+    assert main(["toy", "--out", str(tmp_path)]) == status
+    told = capsys.readouterr().err
+    assert "Traceback" not in told
+    assert ("interrupted" if status == 130 else "error: no space") in told
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr("gradnorm.toy.train", train)
+    assert main(["toy", "--seeds", "1", "--steps", "1", "--out", str(tmp_path)]) == 0
+
+
+def test_without_git_the_commit_is_unknown(monkeypatch):
+    """After minutes of training, a missing program must not lose the record."""
+    monkeypatch.setenv("PATH", "")
+    assert commit() == "unknown"
+
+
+@pytest.mark.parametrize("option", ["--seeds", "--steps"])
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "2.5", "abc", "", "1e3"])
+def test_numbers_out_of_range(option, value, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["toy", option, value, "--out", str(tmp_path / "new")])
+    assert ended.value.code == 2
+    assert (
+        f"argument {option}: must be a whole number, 1 or more; got {value!r}"
+        in capsys.readouterr().err
+    )
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [
+        ({"seeds": 0}, ValueError),
+        ({"most_steps": 0}, ValueError),
+        ({"seeds": 1.5}, TypeError),
+        ({"most_steps": True}, TypeError),
+    ],
+)
+def test_record_checks_its_numbers(settings, error, tmp_path, plain_types):
+    with pytest.raises(error, match=f"{next(iter(settings))} must be"):
+        record(tmp_path / "new", **settings)
+    assert not (tmp_path / "new").exists()
+
+
+SMALL = """
+import signal
+import sys
+from functools import partial
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent may ignore it
+import gradnorm.toy as toy
+toy.PROBLEMS = ((2, 1e-4, 1),)
+toy.make_tasks = partial(toy.make_tasks, train=100, test=10)
+from gradnorm.__main__ import main
+sys.exit(main(["toy", "--seeds", "2000", "--out", sys.argv[1]]))
+"""
+
+
+def test_a_reader_that_leaves(tmp_path):
+    """`… | head -1`: it ends, without a traceback, long before its 2000 seeds."""
+    command = [sys.executable, "-c", SMALL, str(tmp_path / "new")]
+    running = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
+    )
+    assert "mean loss ratio" in running.stdout.readline()
+    running.stdout.close()
+    told = running.stderr.read()
+    assert running.wait(timeout=60) == 141
+    assert told == ""
+    assert not list((tmp_path / "new").iterdir())
+
+
+def test_ctrl_c(tmp_path):
+    command = [sys.executable, "-c", SMALL, str(tmp_path / "new")]
+    running = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
+    )
+    assert "mean loss ratio" in running.stdout.readline()
+    running.send_signal(signal.SIGINT)
+    _, told = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert told == "interrupted; nothing is recorded\n"
+    assert not list((tmp_path / "new").iterdir())
+
+
+def test_a_terminal_that_knows_ascii_alone(tmp_path):
+    """What cannot be printed is replaced: here the letters of a path, in an error."""
+    folder = tmp_path / "größer"
+    folder.mkdir()
+    (folder / "ω").write_text("", encoding="utf-8")
+    plain = {
+        **os.environ,
+        "LC_ALL": "C",
+        "PYTHONUTF8": "0",
+        "PYTHONCOERCECLOCALE": "0",
+        "PYTHONIOENCODING": "ascii",
+    }
+    command = [sys.executable, "-m", "gradnorm", "toy", "--out", str(folder)]
+    done = subprocess.run(command, capture_output=True, env=plain)
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"error: ")
+    assert b"holds something already (?" in done.stderr
+    assert b"Traceback" not in done.stderr
