@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from stylegan2.data.decode import Colour
+from stylegan2.data.decode import Colour, Preparation, check_colours
 from stylegan2.data.named import NAMED_SETS
+from stylegan2.data.names import printable
 from stylegan2.data.rows import ArrayRows, FolderRows, Rows, ZipRows, read_npz
 from stylegan2.data.source import ImageSource, decode_later, decode_now
 from stylegan2.data.toyfaces import ToyFaces
@@ -21,36 +22,43 @@ MEMORY_LIMIT = 2**31  # bytes: a set that needs no more than this as pixels is d
 
 
 def open_source(data: str | Path | np.ndarray | Tensor | ImageSource, resolution: int,
-                background: Colour = (255, 255, 255), seed: int = 0) -> ImageSource:
+                background: Colour = (255, 255, 255), seed: int = 0,
+                white: int | None = None) -> ImageSource:
     """The images that `data` names.
 
     Args:
         data: "toyfaces"; a public set of `NAMED_SETS`, fetched once; the path of a folder, a zip, an .npy or .npz file;
             an array (uint8; shapes as in `ArrayRows`); or a source, as it is.
         resolution: side that images are resized to.
-        background: the colour behind transparent pixels.
+        background: the colour behind transparent pixels, 0 … 255.
         seed: of procedural images.
+        white: value of the brightest pixel that the files can hold, 1 … 65535: 255, or
+            65535 in 16 bits, when not given; 4095 for 12 bits stored in 16. What is
+            above becomes white; one above 255 leaves images of 8 bits as they are.
 
     Raises:
         FileNotFoundError: there is nothing of that name.
         ConnectionError: a public set could not be fetched.
         ValueError: the resolution is not a power of two of at least 4, or not that of the source; or there is no usable
-            image.
+            image; the background or the white is out of its range; the labels are
+            broken; no white is given and no pixel exceeds 31 of 255.
     """
     check_resolution(resolution)
+    check_colours(background, white)
     if isinstance(data, str) and data == "toyfaces":
         return ToyFaces(resolution, seed=seed)
-    if isinstance(data, ImageSource):
+    if not isinstance(data, str | Path | np.ndarray | Tensor):
         if data.resolution != resolution:
             raise ValueError(f"the source has images of {data.resolution}², the resolution asked for is {resolution}")
         return data
     rows, size = open_rows(data), 3 * resolution**2
+    preparation = Preparation(resolution, background, white)
     if len(rows) * size <= MEMORY_LIMIT:
-        return decode_now(rows, resolution, background)
+        return decode_now(rows, preparation)
     log.info("%s: %d images of %d² would take %.1f GiB decoded, more than the %.0f GiB that are kept in memory; each "
              "is decoded when it is needed", rows.what, len(rows), resolution, len(rows) * size / 2**30,
              MEMORY_LIMIT / 2**30)
-    return decode_later(rows, resolution, background)
+    return decode_later(rows, preparation)
 
 
 def open_rows(data: str | Path | np.ndarray | Tensor) -> Rows:
@@ -69,7 +77,8 @@ def open_rows(data: str | Path | np.ndarray | Tensor) -> Rows:
     if path.is_dir():
         return FolderRows(path)
     if not path.is_file():
-        raise FileNotFoundError(f"there is no folder, zip, .npy or .npz at {path}; the names of sets are toyfaces, "
+        raise FileNotFoundError("there is no folder, zip, .npy or .npz at "
+                                f"{printable(path)}; the names of sets are toyfaces, "
                                 f"{', '.join(NAMED_SETS)}")
     if path.suffix == ".npy":
         return ArrayRows(path)
@@ -77,7 +86,8 @@ def open_rows(data: str | Path | np.ndarray | Tensor) -> Rows:
         return read_npz(path)
     if zipfile.is_zipfile(path):
         return ZipRows(path)
-    raise ValueError(f"{path} is neither a folder nor a zip of images, nor an .npy or .npz array")
+    raise ValueError(f"{printable(path)} is neither a folder nor a zip of images, nor "
+                     "an .npy or .npz array")
 
 
 def check_resolution(resolution: int) -> None:

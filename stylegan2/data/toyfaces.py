@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+from stylegan2.data.fingerprint import fingerprint_of
 from stylegan2.data.shapes import Canvas, Frame, ellipse, rounded_box, segment, upper
 
 
@@ -72,6 +73,11 @@ class ToyFaces:
         if resolution < 1 or size < 1:
             raise ValueError(f"ToyFaces needs a resolution and a size of 1 or more, not {resolution} and {size}")
         self.resolution, self.size, self.seed = resolution, size, seed
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits, for the seed and the size, whatever the resolution."""
+        return fingerprint_of([f"toyfaces {self.seed} {self.size}".encode()])
 
     def __len__(self) -> int:
         return self.size

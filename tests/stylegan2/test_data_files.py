@@ -88,7 +88,7 @@ def test_zip_and_folder_give_the_same_images(tmp_path):
 
 
 def test_broken_files_are_named_and_skipped(tmp_path, caplog):
-    good = png(np.full((8, 8, 3), 9))
+    good = png(np.full((8, 8, 3), 209))
     (tmp_path / "good.png").write_bytes(good)
     (tmp_path / "cut.png").write_bytes(good[:40])
     (tmp_path / "empty.jpg").write_bytes(b"")
@@ -102,8 +102,8 @@ def test_broken_files_are_named_and_skipped(tmp_path, caplog):
 def test_a_broken_zip_entry_is_skipped(tmp_path, caplog):
     path = tmp_path / "set.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        archive.writestr("a.png", png(np.full((8, 8, 3), 1)))
-        archive.writestr("b.png", png(np.full((8, 8, 3), 2)))
+        archive.writestr("a.png", png(np.full((8, 8, 3), 201)))
+        archive.writestr("b.png", png(np.full((8, 8, 3), 202)))
     data = bytearray(path.read_bytes())
     data[data.index(b"IDAT") + 6] ^= 0xFF  # of a.png: its checksum no longer holds
     path.write_bytes(data)
@@ -145,7 +145,7 @@ def test_memory_and_files_give_the_same(tmp_path, monkeypatch):
 
 
 def test_what_exceeds_the_memory_limit_is_said(tmp_path, monkeypatch, caplog):
-    (tmp_path / "a.png").write_bytes(png(np.zeros((4, 4, 3))))
+    (tmp_path / "a.png").write_bytes(png(np.full((4, 4, 3), 200)))
     monkeypatch.setattr(opening, "MEMORY_LIMIT", 0)
     with caplog.at_level(logging.INFO):
         open_source(tmp_path, 8)
@@ -189,7 +189,7 @@ def test_palette_with_transparency(tmp_path, when):
 
 def test_rgb_with_a_transparent_colour(tmp_path):
     (tmp_path / "a.png").write_bytes(encoded(Image.new("RGB", (4, 4), (1, 2, 3)), transparency=(1, 2, 3)))
-    assert (first(open_source(tmp_path, 4, background=(9, 9, 9))) == 9).all()
+    assert (first(open_source(tmp_path, 4, background=(209, 9, 9)))[0] == 209).all()
 
 
 def test_grey_with_alpha(tmp_path):
@@ -256,7 +256,7 @@ def bomb(side):
 @pytest.mark.parametrize("side", [10_000, 100_000])  # above Pillow's warning, and above its error
 def test_decompression_bombs_are_named_and_skipped(tmp_path, when, caplog, side):
     (tmp_path / "bomb.png").write_bytes(bomb(side))
-    (tmp_path / "good.png").write_bytes(png(np.full((8, 8, 3), 5)))
+    (tmp_path / "good.png").write_bytes(png(np.full((8, 8, 3), 205)))
     assert len(open_source(tmp_path, 8)) == 1
     assert "bomb.png" in caplog.text
     assert "decompression bomb" in caplog.text
@@ -271,23 +271,24 @@ def test_truncated_behind_the_header(tmp_path, when, caplog):
     rng = np.random.default_rng(0)
     whole = png(rng.integers(0, 256, (32, 32, 3)))
     (tmp_path / "a.png").write_bytes(whole[:len(whole) // 2])
-    (tmp_path / "b.png").write_bytes(png(np.full((8, 8, 3), 5)))
+    (tmp_path / "b.png").write_bytes(png(np.full((8, 8, 3), 205)))
     source = open_source(tmp_path, 8)
     assert len(source) == (1 if when == "now" else 2)
-    assert (everything(source) == 5).all()
+    assert (everything(source) == 205).all()
     assert "a.png" in caplog.text
 
 
 def test_a_substitute_is_of_the_same_class(tmp_path, monkeypatch):
     monkeypatch.setattr(opening, "MEMORY_LIMIT", 0)
-    for folder, value in (("cat", 1), ("dog", 2)):
+    for folder, value in (("cat", 200), ("dog", 201)):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "a.png").write_bytes(png(np.full((8, 8, 3), value)))
     whole = png(np.random.default_rng(0).integers(0, 256, (32, 32, 3)))
     (tmp_path / "cat" / "b.png").write_bytes(whole[:len(whole) // 2])
     source = open_source(tmp_path, 8)
     index = torch.arange(3)
-    torch.testing.assert_close(source.images(index)[:, 0, 0, 0].long(), source.labels(index) + 1)
+    values = source.images(index)[:, 0, 0, 0].long()
+    torch.testing.assert_close(values, source.labels(index) + 200)
 
 
 def test_nothing_can_be_decoded_later(tmp_path, monkeypatch):
@@ -309,16 +310,18 @@ def zip_of(path, entries, **options):
 def test_entries_that_climb_out_of_a_zip(tmp_path, when, caplog, name):
     folder = tmp_path / "deep" / "folder"
     folder.mkdir(parents=True)
-    good = png(np.full((8, 8, 3), 5))
-    source = open_source(zip_of(folder / "a.zip", [(name, png(np.full((8, 8, 3), 9))), ("good.png", good)]), 8)
-    assert (everything(source) == 5).all()
+    good = png(np.full((8, 8, 3), 205))
+    entries = [(name, png(np.full((8, 8, 3), 209))), ("good.png", good)]
+    source = open_source(zip_of(folder / "a.zip", entries), 8)
+    assert (everything(source) == 205).all()
     assert "climbs out of the zip" in caplog.text
     assert [p.name for p in tmp_path.rglob("*")] == ["deep", "folder", "a.zip"]  # nothing was unpacked
 
 
 def test_zip_bombs_are_named_and_skipped(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(rows, "MAX_BYTES", 10**6)
-    entries = [("bomb.bmp", bytes(10**6 + 1)), ("good.png", png(np.full((8, 8, 3), 5)))]
+    good = png(np.full((8, 8, 3), 205))
+    entries = [("bomb.bmp", bytes(10**6 + 1)), ("good.png", good)]
     path = zip_of(tmp_path / "a.zip", entries, compression=zipfile.ZIP_DEFLATED)
     assert path.stat().st_size < 10_000
     assert len(open_source(path, 8)) == 1
@@ -327,7 +330,7 @@ def test_zip_bombs_are_named_and_skipped(tmp_path, caplog, monkeypatch):
 
 def test_a_zip_entry_that_lies_about_its_size(tmp_path, caplog):
     """The table of contents says 100 bytes: no more than these are unpacked."""
-    entries = [("bomb.bmp", bytes(10**6)), ("good.png", png(np.full((8, 8, 3), 5)))]
+    entries = [("bomb.bmp", bytes(10**6)), ("good.png", png(np.full((8, 8, 3), 205)))]
     path = zip_of(tmp_path / "a.zip", entries, compression=zipfile.ZIP_DEFLATED)
     path.write_bytes(path.read_bytes().replace(struct.pack("<I", 10**6), struct.pack("<I", 100)))
     assert len(open_source(path, 8)) == 1
@@ -335,7 +338,7 @@ def test_a_zip_entry_that_lies_about_its_size(tmp_path, caplog):
 
 
 def test_an_encrypted_zip(tmp_path, caplog):
-    path = zip_of(tmp_path / "a.zip", [("a.png", png(np.zeros((4, 4, 3))))])
+    path = zip_of(tmp_path / "a.zip", [("a.png", png(np.full((4, 4, 3), 200)))])
     data = bytearray(path.read_bytes())
     data[data.index(b"PK\x03\x04") + 6] |= 1  # the flag, in the entry and in the table of contents
     data[data.index(b"PK\x01\x02") + 8] |= 1
@@ -346,14 +349,14 @@ def test_an_encrypted_zip(tmp_path, caplog):
 
 
 def test_a_zip_cut_short(tmp_path):
-    path = zip_of(tmp_path / "a.zip", [("a.png", png(np.zeros((4, 4, 3))))])
+    path = zip_of(tmp_path / "a.zip", [("a.png", png(np.full((4, 4, 3), 200)))])
     path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises(ValueError, match="neither a folder nor a zip"):
         open_source(path, 4)
 
 
 def test_a_zip_with_a_broken_table_of_contents(tmp_path):
-    path = zip_of(tmp_path / "a.zip", [("a.png", png(np.zeros((4, 4, 3))))])
+    path = zip_of(tmp_path / "a.zip", [("a.png", png(np.full((4, 4, 3), 200)))])
     path.write_bytes(path.read_bytes().replace(b"PK\x01\x02", b"PK\x01\x03"))
     with pytest.raises(ValueError, match="fetch or pack it again"):
         open_source(path, 4)
@@ -363,17 +366,18 @@ def test_loops_of_links(tmp_path, when):
     """Linked folders are searched, each once."""
     (tmp_path / "set" / "inside").mkdir(parents=True)
     (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "set" / "inside" / "a.png").write_bytes(png(np.full((8, 8, 3), 1)))
-    (tmp_path / "elsewhere" / "b.png").write_bytes(png(np.full((8, 8, 3), 2)))
+    (tmp_path / "set" / "inside" / "a.png").write_bytes(png(np.full((8, 8, 3), 201)))
+    (tmp_path / "elsewhere" / "b.png").write_bytes(png(np.full((8, 8, 3), 202)))
     (tmp_path / "set" / "inside" / "loop").symlink_to(tmp_path / "set")
     (tmp_path / "set" / "linked").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "set" / "dangling.png").symlink_to(tmp_path / "nothing")
-    assert sorted(everything(open_source(tmp_path / "set", 4))[:, 0, 0, 0].tolist()) == [1, 2]
+    found = everything(open_source(tmp_path / "set", 4))
+    assert sorted(found[:, 0, 0, 0].tolist()) == [201, 202]
 
 
 def test_a_pipe_with_the_name_of_an_image(tmp_path):
     """Opening it would wait for ever."""
-    (tmp_path / "a.png").write_bytes(png(np.full((8, 8, 3), 1)))
+    (tmp_path / "a.png").write_bytes(png(np.full((8, 8, 3), 201)))
     os.mkfifo(tmp_path / "b.png")
     assert len(open_source(tmp_path, 4)) == 1
 
@@ -385,7 +389,8 @@ def test_a_folder_without_images(tmp_path):
 
 
 def test_side_files_of_macos_are_left_out(tmp_path, caplog):
-    entries = [("a.png", png(np.zeros((4, 4, 3)))), ("__MACOSX/._a.png", b"\x00\x05\x16\x07")]
+    good = png(np.full((4, 4, 3), 200))
+    entries = [("a.png", good), ("__MACOSX/._a.png", b"\x00\x05\x16\x07")]
     assert len(open_source(zip_of(tmp_path / "a.zip", entries), 4)) == 1
     assert caplog.text == ""
 
@@ -395,7 +400,7 @@ def test_side_files_of_macos_are_left_out(tmp_path, caplog):
 @pytest.mark.parametrize("kind", ["folder", "zip"])
 def test_folders_are_classes(tmp_path, when, kind):
     names = ["set/train/cat/1.png", "set/train/cat/deep/2.png", "set/train/dog/1.png", "set/train/emu/1.png"]
-    values = [10, 11, 20, 30]
+    values = [110, 111, 120, 130]
     if kind == "zip":
         path = zip_of(tmp_path / "a.zip", [(n, png(np.full((4, 4, 3), v))) for n, v in zip(names, values, strict=True)])
     else:
@@ -407,19 +412,22 @@ def test_folders_are_classes(tmp_path, when, kind):
     assert source.class_names == ("cat", "dog", "emu")
     assert source.n_classes == 3
     index = torch.tensor([3, 1, 0, 2])
-    assert source.labels(index).tolist() == (source.images(index)[:, 0, 0, 0] // 10 - 1).tolist()
+    values = source.images(index)[:, 0, 0, 0]
+    assert source.labels(index).tolist() == (values // 10 - 11).tolist()
 
 
 def test_labels_stay_with_their_images_when_files_are_skipped(tmp_path, when):
-    entries = [("cat/0.png", b""), ("cat/1.png", png(np.full((4, 4, 3), 1))), ("dog/1.png", png(np.full((4, 4, 3), 2)))]
+    cat, dog = (png(np.full((4, 4, 3), value)) for value in (201, 202))
+    entries = [("cat/0.png", b""), ("cat/1.png", cat), ("dog/1.png", dog)]
     source = open_source(zip_of(tmp_path / "a.zip", entries), 4)
     assert source.labels(torch.arange(2)).tolist() == [0, 1]
-    assert everything(source)[:, 0, 0, 0].tolist() == [1, 2]
+    assert everything(source)[:, 0, 0, 0].tolist() == [201, 202]
 
 
 @pytest.mark.parametrize("names", [["a.png", "b.png"], ["cat/a.png", "cat/b.png"], ["cat/a.png", "b.png"]])
 def test_sets_without_classes(tmp_path, when, names):
-    source = open_source(zip_of(tmp_path / "a.zip", [(name, png(np.zeros((4, 4, 3)))) for name in names]), 4)
+    entries = [(name, png(np.full((4, 4, 3), 200))) for name in names]
+    source = open_source(zip_of(tmp_path / "a.zip", entries), 4)
     assert source.labels(torch.tensor([1])) is None
     assert source.n_classes == 0
     assert source.class_names == ()
@@ -454,13 +462,15 @@ def test_an_array_is_resized_as_a_file_is(tmp_path):
 
 
 def test_rgba_arrays_take_the_background():
-    assert (everything(open_source(np.zeros((2, 4, 4, 4), np.uint8), 4, background=(5, 5, 5))) == 5).all()
+    source = open_source(np.zeros((2, 4, 4, 4), np.uint8), 4, background=(205,) * 3)
+    assert (everything(source) == 205).all()
 
 
 @pytest.mark.parametrize(("array", "message"), [
     (np.zeros((2, 4, 4, 3), np.float32), "holds float32: images must be uint8"),
     (np.zeros((2, 8, 8, 2), np.uint8), r"shape \[2, 8, 8, 2\]"),
-    (np.zeros((4, 4), np.uint8), r"shape \[4, 4\]"),
+    (np.zeros((4, 4), np.uint8), r"shape \[4, 4\].*array\[None\]"),
+    (np.zeros((2, 8, 8), np.uint16), "holds uint16: .*255 / white"),
     (np.zeros((0, 4, 4, 3), np.uint8), r"shape \[0, 4, 4, 3\]"),
 ])
 def test_arrays_that_are_no_images(array, message):
@@ -469,11 +479,86 @@ def test_arrays_that_are_no_images(array, message):
 
 
 @pytest.mark.parametrize(("labels", "message"), [
-    (np.zeros(3, int), "there must be 2"), (np.array([0, -1]), "begin at -1"), (np.array([0.0, 1.0]), "integers")])
+    (np.zeros(3, int), "there must be 2"),
+    (np.array([0, -1]), "begin at -1"),
+    (np.array([0.0, 1.0]), "integers"),
+    (np.array([[1], [0]]), r"there must be 2 .*reshape\(-1\)"),
+    (np.array([[1, 0], [1, 1]]), "not 2 one-hot vectors"),
+    (np.array([[0.1, 0.9], [1, 0]]), "not 2 one-hot vectors"),
+    (np.array([[np.nan, 1.0], [1, 0]]), "not 2 one-hot vectors"),
+    (np.eye(3), "not 2 one-hot vectors"),
+    (np.array([0, 2**40]), "end at 1099511627776: number the classes"),
+    (np.array([0, 2**64 - 1], np.uint64), "number the classes")])
 def test_labels_that_do_not_fit(tmp_path, labels, message):
     np.savez(tmp_path / "a.npz", images=np.zeros((2, 4, 4, 3), np.uint8), labels=labels)
     with pytest.raises(ValueError, match=message):
         open_source(tmp_path / "a.npz", 4)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint8, np.float32, bool])
+def test_one_hot_labels(tmp_path, dtype):
+    """As many classes as the vectors are long, also when the last have no image."""
+    pixels = np.full((4, 4, 4, 3), 200, np.uint8)
+    labels = np.eye(5, dtype=dtype)[[2, 0, 3, 2]]
+    np.savez(tmp_path / "a.npz", images=pixels, labels=labels)
+    source = open_source(tmp_path / "a.npz", 4)
+    assert source.labels(torch.arange(4)).tolist() == [2, 0, 3, 2]
+    assert source.class_names == ("0", "1", "2", "3", "4")
+
+
+def test_a_class_without_images(tmp_path, when):
+    np.savez(tmp_path / "a.npz", images=np.full((2, 4, 4, 3), 200, np.uint8),
+             labels=np.array([4, 1]))
+    source = open_source(tmp_path / "a.npz", 4)
+    assert source.labels(torch.arange(2)).tolist() == [4, 1]
+    assert source.n_classes == len(source.class_names) == 5
+
+
+@pytest.mark.parametrize("shape", [
+    (64, 48, 3), (64, 64, 4), (64, 64, 1), (3, 64, 48), (3, 64, 64), (4, 64, 64)])
+def test_one_picture_is_no_set(shape):
+    """64 grey pictures, 48 high and 3 wide, or three in all: nobody has such a set."""
+    picture = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    with pytest.raises(ValueError, match=r"one picture with its channels: array.None"):
+        open_source(picture, 8)
+    assert len(open_source(picture[None], 8)) == 1
+    assert len(open_source(picture[..., None], 8)) == shape[0]
+
+
+def as_squares(pixels):
+    """As [n, 3, side, side]."""
+    return torch.from_numpy(pixels.copy()).expand(-1, 3, -1, -1)
+
+
+@pytest.mark.parametrize(("shape", "to_channels_first"), [
+    ((10, 3, 4, 4), lambda a: a),
+    ((10, 1, 4, 4), lambda a: a),
+    ((10, 4, 4, 3), lambda a: a.transpose(0, 3, 1, 2)),
+    ((10, 4, 4, 1), lambda a: a.transpose(0, 3, 1, 2)),
+    ((10, 4, 4), lambda a: a[:, None]),
+    ((1, 4, 4), lambda a: a[:, None]),
+])
+def test_small_images_are_read_as_squares(when, shape, to_channels_first):
+    """4 is a number of channels and the smallest resolution."""
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    found = everything(open_source(pixels, 4))
+    torch.testing.assert_close(found, as_squares(to_channels_first(pixels)))
+
+
+@pytest.mark.parametrize("shape", [
+    (10, 3, 3), (10, 2, 2), (10, 3, 3, 3), (10, 1, 1, 3)])
+def test_tiny_images_are_enlarged(when, shape):
+    assert everything(open_source(np.full(shape, 200, np.uint8), 4)).min() == 200
+
+
+@pytest.mark.parametrize("shape", [(10, 3, 32, 3), (10, 1, 28, 3), (10, 4, 16, 1)])
+def test_shapes_that_can_be_read_in_two_ways(shape):
+    """Turned as the message says, either reading is clear."""
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    with pytest.raises(ValueError, match=r"transpose\(0, 3, 1, 2\), or the other way"):
+        open_source(pixels, 8)
+    for axes in ((0, 3, 1, 2), (0, 2, 3, 1)):
+        assert len(open_source(pixels.transpose(axes), 8)) == 10
 
 
 def test_an_npz_without_images(tmp_path):
@@ -511,7 +596,7 @@ def test_array_files_cut_short(tmp_path, kind, keep):
 def test_a_mapped_array_is_not_pickled(tmp_path, monkeypatch):
     """Processes that decode get its path; the array may be larger than the memory."""
     monkeypatch.setattr(opening, "MEMORY_LIMIT", 0)
-    np.save(tmp_path / "a.npy", np.zeros((100, 32, 32, 3), np.uint8))
+    np.save(tmp_path / "a.npy", np.full((100, 32, 32, 3), 200, np.uint8))
     source = open_source(tmp_path / "a.npy", 8)
     copy = pickle.dumps(source)
     assert len(copy) < 10_000
