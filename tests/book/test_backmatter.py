@@ -109,5 +109,7 @@ def test_a_solution_in_several_cells():
 
 
 def test_code_on_the_page_is_python():
-    for block in re.findall(r"```python\n(.*?)\n```\n", backmatter.solutions(), re.DOTALL):
+    blocks = re.findall(r"```python\n(.*?)\n```\n", backmatter.solutions(), re.DOTALL)
+    assert len(blocks) >= len(exercises())
+    for block in blocks:
         ast.parse(block)

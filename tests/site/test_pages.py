@@ -2,6 +2,7 @@
 
 import re
 
+import nbformat
 from axe_playwright_python.sync_playwright import Axe
 
 from book.project import repository, source_of
@@ -13,15 +14,32 @@ NOT_OURS = {
 }
 
 
-def test_screenshot(visit, screenshots):
-    visit.page.screenshot(path=screenshots / f"{visit.name.split('/')[-1]}-{visit.width}.png", full_page=True)
+# How a source displays mathematics.
+DISPLAYED = re.compile(r"^\s*\$\$|\\begin\{(?:align|equation)|```\{math\}", re.M)
+
+
+def prose(source):
+    """The Markdown that a page is written in."""
+    if source.suffix == ".md":
+        return source.read_text(encoding="utf-8")
+    cells = nbformat.read(source, as_version=4).cells
+    return "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+
+
+def pictures(source):
+    """How many pictures a page must have: the cells that have a text for one."""
+    if source.suffix == ".md":
+        return 0
+    cells = nbformat.read(source, as_version=4).cells
+    return sum("image" in cell.metadata.get("mystnb", {}) for cell in cells)
 
 
 def test_no_complaint(visit):
-    assert visit.complaints == []
+    assert visit.complaints == ()
 
 
 def test_no_request_leaves_the_host(visit, site):
+    assert visit.requests
     assert [url for url in visit.requests if not url.startswith((site, "data:", "blob:"))] == []
 
 
@@ -33,9 +51,9 @@ def test_all_mathematics_is_set(visit):
 
 
 def test_mathematics_in_the_source_reaches_the_page(visit):
-    source = source_of(visit.name).read_text(encoding="utf-8")
-    if re.search(r"\$\$|\\\\begin\{(align|equation)|```\{math\}", source):
-        assert visit.page.locator("article mjx-container[display=true]").count() > 0
+    written = DISPLAYED.search(prose(source_of(visit.name))) is not None
+    drawn = visit.page.locator("article mjx-container[display=true]").count()
+    assert (drawn > 0) == written
 
 
 def test_the_page_is_no_wider_than_the_screen(visit):
@@ -44,7 +62,9 @@ def test_the_page_is_no_wider_than_the_screen(visit):
 
 
 def test_images_are_there_and_described(visit):
-    for image in visit.page.locator("article img").all():
+    images = visit.page.locator("article img").all()
+    assert len(images) >= pictures(source_of(visit.name))
+    for image in images:
         source = (image.get_attribute("src") or "")[:80]
         assert (image.get_attribute("alt") or "").strip(), f"no alt text: {source}"
         assert image.evaluate("image => image.decode().then(() => image.naturalWidth)") > 0, f"not drawn: {source}"
