@@ -18,7 +18,7 @@ import torch
 from stylegan2.training.config import Settings
 from stylegan2.training.phases import Phases
 from stylegan2.training.players import Players
-from stylegan2.training.step import Step
+from stylegan2.training.step import Step, frozen
 
 D_LATENT = 256
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -70,8 +70,10 @@ def ours(case: Case) -> Callable[[], None]:
     phases: Phases = step.phases
 
     def run() -> None:
-        step.update_discriminator.descend(phases.discriminator_loss(step.parts(real, None)))
-        step.update_generator.descend(phases.generator_loss(step.draw(case.batch)))
+        step.update_discriminator.descend(map(phases.discriminator_loss, step.parts(real, None)))
+        with frozen(step.players.discriminator):
+            step.update_generator.descend(map(phases.generator_loss, step.draw(case.batch)))
+        phases.take_w()
 
     return run
 

@@ -18,6 +18,8 @@ from _programs import DEVICE, Case, machine, our_step, synchronize
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from stylegan2.training.step import frozen
+
 
 def seconds(run: Callable[[], None], rounds: int) -> float:
     """The median over the rounds, after one that is not counted."""
@@ -64,11 +66,17 @@ def phases(case: Case) -> dict[str, Callable[[], None]]:
     step, real = our_step(case), case.real_images()
     p, batch = step.phases, case.batch
     discriminator, generator = step.update_discriminator.descend, step.update_generator.descend
+
+    def loss_of_generator() -> None:
+        with frozen(step.players.discriminator):
+            generator(map(p.generator_loss, step.draw(batch)))
+        p.take_w()
+
     return {
-        "D": lambda: discriminator(p.discriminator_loss(step.parts(real, None))),
-        "R1": lambda: discriminator(p.discriminator_penalty(step.parts(real, None))),
-        "G": lambda: generator(p.generator_loss(step.draw(batch))),
-        "path length": lambda: generator(p.generator_penalty(step.draw(batch // 2))),
+        "D": lambda: discriminator(map(p.discriminator_loss, step.parts(real, None))),
+        "R1": lambda: discriminator((), map(p.discriminator_penalty, step.parts(real, None))),
+        "G": loss_of_generator,
+        "path length": lambda: generator((), map(p.generator_penalty, step.draw(batch // 2))),
     }
 
 

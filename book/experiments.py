@@ -16,11 +16,13 @@ from torch.nn import functional
 
 from book.records import ROOT
 from stylegan2.data import ImageSource, ToyFaces
+from stylegan2.files import write_text
 from stylegan2.generator import Generator
 from stylegan2.images import tile, to_float
 from stylegan2.metrics import FaceClassifier, load_classifier, measure
-from stylegan2.training.checkpoint import checkpoints, write_text
+from stylegan2.training.checkpoint import checkpoints
 from stylegan2.training.config import PRESETS, Settings
+from stylegan2.training.folder import located, told
 from stylegan2.training.trainer import Trainer
 from stylegan2.weights import TrainedGenerator, load_generator, sample
 
@@ -87,7 +89,7 @@ def record_run(settings: Settings, run: Path, path: Path) -> None:
     Raises:
         FileExistsError: the folder holds a run that was begun with other settings.
     """
-    if checkpoints(run) and replace(Settings.load(run / "settings.json"), images=settings.images) != settings:
+    if checkpoints(run) and replace(Settings.load(run / "settings.json"), images=settings.images) != located(settings):
         raise FileExistsError(f"{run} was begun with other settings: delete it, and the run is made anew")
     classifier, rows, measures, ended = load_classifier(), [], [], None
     for images in [at for at in MEASURED_AT if at <= settings.images]:
@@ -106,9 +108,9 @@ def record_run(settings: Settings, run: Path, path: Path) -> None:
                          **measured(trained, trainer.source, classifier, IMAGES // share, PAIRS // share),
                          **seen_and_unseen(trainer)})
         rows.append(functional.interpolate(sample(trained, 8), settings.resolution))  # growing ones begin smaller
-    history = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
-    made = {"command": settings.command(), **json.loads((run / "run.json").read_text()), "seed": settings.seed,
-            "images": trainer.images_seen, "minutes": round(trainer.seconds / 60, 2), "ended": ended,
+    history = [json.loads(line) for line in (run / "history.jsonl").read_text(encoding="utf-8").splitlines()]
+    made = {**told(run), "command": settings.command(), "seed": settings.seed, "images": trainer.images_seen,
+            "minutes": round(trainer.seconds / 60, 2), "ended": ended,
             "settings": asdict(settings), "history": history, "measures": measures}
     made.pop("resumed", None)  # the parts, all on one machine
     path.parent.mkdir(parents=True, exist_ok=True)

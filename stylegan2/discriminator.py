@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from stylegan2.equalized import EqualizedConv2d, EqualizedLinear, at_least_float32
 from stylegan2.generator import features_of_blocks
 from stylegan2.mapping import LabelEmbedding, MappingLayers, check_labels
+from stylegan2.precision import without_autocast
 from stylegan2.resample import DownSample, Smooth
 
 
@@ -91,8 +92,9 @@ class DiscriminatorBase(nn.Module):
 
     def score(self, x: Float[Tensor, "batch features 4 4"],
               labels: Int[Tensor, "batch"] | None) -> Float[Tensor, "batch 1"]:
-        """Of the features that the blocks leave."""
-        x = at_least_float32(self.final(self.conv(self.std_dev(x)).flatten(1)))
+        """Of the features that the blocks leave; in float32 at least, also under autocast."""
+        with without_autocast(x):
+            x = self.final(self.conv(self.std_dev(at_least_float32(x))).flatten(1))
         if self.embedding is None:
             return x
         return (x * self.embedding(labels)).sum(dim=1, keepdim=True) / math.sqrt(x.shape[1])

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from stylegan2.precision import without_autocast
+
 
 class EqualizedWeight(nn.Module):
     """A weight stored as N(0, 1)/`lr_mul` and returned as `weight · gain · lr_mul / √fan_in`.
@@ -36,7 +38,7 @@ class EqualizedWeight(nn.Module):
 
 
 class EqualizedLinear(nn.Module):
-    """A linear layer with an equalized weight.
+    """A linear layer with an equalized weight, in float32 at least, also under autocast.
 
     Args:
         in_features, out_features: sizes.
@@ -51,7 +53,8 @@ class EqualizedLinear(nn.Module):
         self.bias_scale = gain * lr_mul
 
     def forward(self, x: Float[Tensor, "*batch in_features"]) -> Float[Tensor, "*batch out_features"]:
-        return F.linear(x, self.weight(), self.bias * self.bias_scale)
+        with without_autocast(x):  # w, styles and scores are few numbers, and much depends on each
+            return F.linear(at_least_float32(x), self.weight(), self.bias * self.bias_scale)
 
 
 class EqualizedConv2d(nn.Module):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from stylegan2.equalized import EqualizedConv2d, EqualizedLinear, at_least_float32
 from stylegan2.modulation import Conv2dWeightModulate
+from stylegan2.precision import without_autocast
 from stylegan2.resample import UpSample
 
 NoiseMap = Float[Tensor, "_ 1 _ _"]
@@ -241,7 +242,8 @@ class Generator(StyleGenerator):
         rgb = self.to_rgb(x, w_first[1])
         for block, w_block, noise in zip(self.blocks, w_blocks, noise_blocks, strict=True):
             x, rgb_block = block(x, w_block, noise)
-            rgb = self.up_sample(rgb) + rgb_block
+            with without_autocast(rgb):  # the sum stays in float32
+                rgb = self.up_sample(rgb) + rgb_block
         return rgb
 
 

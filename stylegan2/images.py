@@ -1,11 +1,17 @@
 """Tensors to pictures."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image
+from PIL import ExifTags, Image
 from torch import Tensor
+
+from stylegan2.files import SOFTWARE, whole
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".tif", ".tiff")
+MAX_PIXELS = 2**28  # of a picture: 0.8 GB as bytes
 
 
 def to_uint8(images: Float[Tensor, "*batch 3 h w"]) -> UInt8[Tensor, "*batch 3 h w"]:
@@ -34,7 +40,46 @@ def tile(images: Float[Tensor, "n 3 h w"], columns: int) -> Image.Image:
     return Image.fromarray(grid.reshape(rows * h, columns * w, 3).numpy())
 
 
+def check_grid(rows: int, columns: int, side: int) -> None:
+    """
+    Args:
+        side: of a cell in pixels.
+
+    Raises:
+        ValueError: the picture would not fit into a usual memory.
+    """
+    if rows * columns * side**2 > MAX_PIXELS:
+        raise ValueError(f"{rows} × {columns} images of {side}² are {rows * columns * side**2 / 1e6:,.0f} million "
+                         f"pixels in one picture, and {MAX_PIXELS / 1e6:,.0f} are the most: take fewer rows or columns")
+
+
+def check_picture(path: Path) -> None:
+    """
+    Raises:
+        ValueError: the suffix names no kind of picture that can be written.
+    """
+    if path.suffix.lower() not in PICTURES:
+        raise ValueError(f"{path}: a picture ends in {', '.join(PICTURES)}, not in {path.suffix or 'nothing'}")
+
+
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """Write a picture as the kind of file that the suffix names, with the name of this program in it.
+
+    Raises:
+        ValueError: the suffix names none of `PICTURES`.
+    """
+    check_picture(path)
+    picture.save(path, **signature())
+
+
+def signature() -> dict[str, Any]:
+    """What Pillow is told to write into a file: the name of this program, as EXIF or, in a GIF, as a comment."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Software] = SOFTWARE
+    return {"exif": exif, "comment": SOFTWARE}
+
+
 def save_grid(images: Float[Tensor, "n 3 h w"], path: Path, columns: int) -> None:
-    """Write `tile(images, columns)` as the kind of file that the suffix names."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tile(images, columns).save(path)
+    """Write `tile(images, columns)` as the kind of file that the suffix names: all of it, or nothing."""
+    with whole(path) as part:
+        save_picture(tile(images, columns), part)

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from stylegan2.equalized import EqualizedLinear, at_least_float32
+from stylegan2.precision import without_autocast
 from stylegan2.resample import Smooth
 
 
@@ -116,8 +117,7 @@ def convolve(x: Float[Tensor, "batch channels h w"], weight: Float[Tensor, "out 
 def inverse_std(weight: Float[Tensor, "out in k k"], s: Float[Tensor, "batch in"],
                 eps: float) -> Float[Tensor, "batch out"]:
     """1/√(Σ_{i,k} (s_i·w_oik)² + ε) of equation 3, without building a weight per sample: Σ_i s_i²·(Σ_k w_oik²)."""
-    # A sum of squares wants more than bfloat16's 8 bits.
-    with torch.autocast(s.device.type, enabled=False):
+    with without_autocast(s):  # a sum of squares wants more than bfloat16's 8 bits
         energy = weight.square().sum(dim=(2, 3))  # [out, in]
         return torch.rsqrt(F.linear(s.to(weight.dtype).square(), energy) + eps)
 

@@ -1,5 +1,8 @@
 """Losses that are made of gradients.
 
+On a GPU that rounds float32 to TF32, compute the images or scores, the penalty and its backward pass inside
+`stylegan2.precision.exact_float32()`, as the trainer does.
+
 Sources: R1 and R2 from Mescheder et al. (arXiv 1801.04406), equation 9; WGAN-GP from Gulrajani et al. (arXiv
 1704.00028), equation 3; path length from StyleGAN2 (arXiv 1912.04958), equation 4.
 """

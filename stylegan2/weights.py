@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
-from stylegan2.training.checkpoint import checkpoints, load_module, load_tensors
+import torch
+
+from stylegan2.files import check_fit, load_module, load_tensors, with_prefix
+from stylegan2.training.checkpoint import checkpoints
 from stylegan2.training.config import Settings
 from stylegan2.training.players import Growing, TrainedGenerator, make_generator, make_mapping, sample
 
@@ -26,9 +29,16 @@ def load_generator(folder: str | Path) -> TrainedGenerator:
     tensors, state = load_tensors(path)
     settings = Settings.load(folder / "settings.json")
     classes = tensors.get("average.mapping.embedding.linear.weight.weight")  # [features, classes]
-    n_classes = 0 if classes is None else classes.shape[1]
-    trained = TrainedGenerator(settings, make_mapping(settings, n_classes), make_generator(settings))
+    n_classes = 0 if classes is None else classes.shape[-1]
+    with torch.device("meta"):  # settings that ask for more than the file has are refused before it is allocated
+        check_fit(with_prefix("average", tensors), make_trained(settings, n_classes), path)
+    trained = make_trained(settings, n_classes)
     load_module("average", trained, tensors, path)
     if isinstance(trained.generator, Growing) and "steps" in state:
         trained.generator.stage = settings.stage(state["steps"] * state["batch_size"])
     return trained.eval()
+
+
+def make_trained(settings: Settings, n_classes: int) -> TrainedGenerator:
+    """Networks of these sizes, not trained."""
+    return TrainedGenerator(settings, make_mapping(settings, n_classes), make_generator(settings))

@@ -9,9 +9,9 @@ import tyro
 
 from stylegan2.convert import export_onnx, from_published, read_tensors, to_published
 from stylegan2.discriminator import Discriminator
+from stylegan2.files import new_folder, save_tensors, whole, write_text
 from stylegan2.generator import Generator
 from stylegan2.mapping import MappingNetwork
-from stylegan2.training.checkpoint import save_tensors, write_text
 from stylegan2.training.config import Settings
 from stylegan2.weights import load_generator
 
@@ -52,8 +52,8 @@ def write_onnx(run: Path, path: Path) -> None:
     if path.exists():
         raise FileExistsError(f"{path} exists: move it away, or give another name")
     trained = load_generator(run)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    export_onnx(trained, path)
+    with whole(path) as part:
+        export_onnx(trained, part)
     labels = " and labels [batch]" if trained.mapping.n_classes else ""
     print(f"wrote {path}: inputs z [batch, {trained.settings.d_latent}], psi{labels}; output images in about [-1, 1]")
 
@@ -64,8 +64,13 @@ def read_published(file: Path, folder: Path) -> None:
         FileExistsError: the folder holds something.
         ValueError: the file has no generator, or one that ours cannot be (see `from_published`).
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} exists and is not an empty folder: nothing is overwritten; give another --to")
+    with new_folder(folder) as part:
+        kept = convert_into(file, part)
+    print(f"wrote {folder}: {kept}")
+
+
+def convert_into(file: Path, folder: Path) -> str:
+    """Convert; says what."""
     tensors = read_tensors(file)
     of_d = {name: tensor for name, tensor in tensors.items() if name.startswith("D.")}
     others = {name: tensors[name] for name in tensors.keys() - of_d.keys()}
@@ -78,13 +83,12 @@ def read_published(file: Path, folder: Path) -> None:
             _, _, discriminator = from_published(of_d)
         except ValueError as error:  # some published discriminators have another architecture than their generator
             why = str(error)
-    folder.mkdir(parents=True, exist_ok=True)
     settings = settings_of(file, mapping, generator)
     save(folder, settings, mapping, generator, discriminator)
     source = {"converted_from": file.name, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
     write_text(folder / "run.json", json.dumps(source, indent=2) + "\n")
-    print(f"wrote {folder}: a generator of {settings.resolution}² images; "
-          f"{'and its discriminator' if discriminator else f'no discriminator ({why})'}")
+    return (f"a generator of {settings.resolution}² images; "
+            f"{'and its discriminator' if discriminator else f'no discriminator ({why})'}")
 
 
 def settings_of(file: Path, mapping: MappingNetwork, generator: Generator) -> Settings:

@@ -1,5 +1,6 @@
 """python -m stylegan2 explore mix | truncate | interpolate | project | directions"""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -7,40 +8,56 @@ from typing import Annotated, Literal
 import torch
 import tyro
 from PIL import Image
-from safetensors.torch import save_file
 
 from stylegan2 import explore
+from stylegan2.commands.loading import load, need_label
 from stylegan2.data.decode import prepare
-from stylegan2.images import to_float
+from stylegan2.data.rows import image_files
+from stylegan2.fields import Few, Psi, Range, Seed, check_fields
+from stylegan2.files import output, save_tensors
+from stylegan2.images import check_grid, check_picture, save_picture, to_float
 from stylegan2.metrics.classifier import COLUMNS, load_classifier
-from stylegan2.weights import TrainedGenerator, load_generator
+from stylegan2.weights import TrainedGenerator
+
+MAX_FILM = 1_000_000  # images in all frames of a film, half an hour of eight cells and more
 
 
 @dataclass
 class Exploration:
-    """What every exploration is told."""
+    """What every exploration is told, and how it goes: what is wrong with the output is known before the work."""
 
     run: Path = Path("runs/toyfaces-32")
     """Folder of a run or of a record."""
     out: Path = Path("explore.png")
     """Where the picture goes."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the latents."""
-    label: int | None = None
+    label: Annotated[int, Range(0, 10**6)] | None = None
     """Class of the images, for a run that was trained with classes."""
 
-    def load(self) -> TrainedGenerator:
-        trained = load_generator(self.run)
-        return trained.to("cuda") if torch.cuda.is_available() else trained
+    def __post_init__(self) -> None:
+        check_fields(self)
+        self.check_output()
+
+    def check_output(self) -> None:
+        check_picture(self.out)
+
+    def execute(self) -> None:
+        trained = load(self.run)
+        need_label(trained, self.run, self.label)
+        with output(self.out) as part:
+            self.write(trained, part)
+        print(f"wrote {self.out}")
+
+    def write(self, trained: TrainedGenerator, path: Path) -> None:
+        save_picture(self.picture(trained), path)
+
+    def picture(self, trained: TrainedGenerator) -> Image.Image:
+        raise NotImplementedError
 
     def draw(self, trained: TrainedGenerator, count: int, psi: float = 1.0, stream: int = 0) -> torch.Tensor:
         """w per layer; another stream, other latents of the same seed."""
         return explore.draw_w(trained, count, seed=1000 * self.seed + stream, psi=psi, label=self.label)
-
-    def write(self, picture: Image.Image) -> None:
-        self.out.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(self.out)
-        print(f"wrote {self.out}")
 
 
 @dataclass
@@ -49,36 +66,36 @@ class Mix(Exploration):
 
     layers: str = "coarse"
     """Which styles come from B: coarse, middle, fine, a layer (3), or a span (2-5)."""
-    rows: int = 4
-    columns: int = 6
-    psi: float = 0.7
+    rows: Few = 4
+    columns: Few = 6
+    psi: Psi = 0.7
     """Truncation of the sources."""
 
-    def execute(self) -> None:
-        trained = self.load()
+    def picture(self, trained: TrainedGenerator) -> Image.Image:
+        check_grid(self.rows + 1, self.columns + 1, explore.cell_side(trained))
         layers = explore.layer_range(trained, self.layers)
         a, b = self.draw(trained, self.rows, self.psi), self.draw(trained, self.columns, self.psi, stream=1)
         grid = explore.mixing_grid(trained, a, b, layers)
         grid = explore.with_sources(grid, explore.synthesize(trained, a), explore.synthesize(trained, b))
         print(f"layers {layers.start} to {layers.stop - 1} of {trained.generator.n_layers} come from B")
-        self.write(explore.sheet(grid, ["", *(f"A{i + 1}" for i in range(self.rows))],
-                                 ["", *(f"B{j + 1}" for j in range(self.columns))], sources=True))
+        return explore.sheet(grid, ["", *(f"A{i + 1}" for i in range(self.rows))],
+                             ["", *(f"B{j + 1}" for j in range(self.columns))], sources=True)
 
 
 @dataclass
 class Truncate(Exploration):
     """Truncation: each row is one latent, pulled to the mean by psi."""
 
-    psis: tuple[float, ...] = (-1.0, -0.5, 0.0, 0.3, 0.5, 0.7, 1.0, 1.3)
+    psis: tuple[Psi, ...] = (-1.0, -0.5, 0.0, 0.3, 0.5, 0.7, 1.0, 1.3)
     """0 is the mean image, 1 the latent as it is, a negative one its opposite."""
-    cutoff: int | None = None
+    cutoff: Annotated[int, Range(0, 1000)] | None = None
     """Truncate the first so many layers only; all when not given."""
-    rows: int = 4
+    rows: Few = 4
 
-    def execute(self) -> None:
-        trained = self.load()
+    def picture(self, trained: TrainedGenerator) -> Image.Image:
+        check_grid(self.rows, len(self.psis), explore.cell_side(trained))
         grid = explore.truncation_sweep(trained, self.draw(trained, self.rows), self.psis, self.cutoff)
-        self.write(explore.sheet(grid, column_labels=[f"psi {psi:g}" for psi in self.psis]))
+        return explore.sheet(grid, column_labels=[f"psi {psi:g}" for psi in self.psis])
 
 
 @dataclass
@@ -89,18 +106,25 @@ class Interpolate(Exploration):
     """Where the film goes: .webp, .gif, or .mp4 (needs PyAV)."""
     space: Literal["w", "z"] = "w"
     """Straight lines between the keyframes' w, or great circles between their z."""
-    keyframes: int = 5
-    steps: int = 30
+    keyframes: Annotated[int, Range(2, 1000)] = 5
+    steps: Few = 30
     """Frames from one keyframe to the next."""
-    fps: int = 30
+    fps: Annotated[int, Range(1, 100)] = 30
     """Frames a second."""
-    rows: int = 2
-    columns: int = 4
-    psi: float = 0.7
+    rows: Few = 2
+    columns: Few = 4
+    psi: Psi = 0.7
     """Truncation."""
 
-    def execute(self) -> None:
-        trained, cells = self.load(), self.rows * self.columns
+    def check_output(self) -> None:
+        explore.check_film(self.out, self.fps)
+
+    def write(self, trained: TrainedGenerator, path: Path) -> None:
+        cells = self.rows * self.columns
+        check_grid(self.rows, self.columns, explore.cell_side(trained))
+        if self.keyframes * self.steps * cells > MAX_FILM:
+            raise ValueError(f"{self.keyframes} keyframes of {self.steps} steps with {cells} cells each are "
+                             f"{self.keyframes * self.steps * cells:,} images, and {MAX_FILM:,} are the most")
         z = explore.draw_z(trained, self.keyframes * cells, self.seed).unflatten(0, (self.keyframes, cells))
         if self.space == "z":
             z = explore.loop(z, self.steps, explore.slerp)
@@ -109,8 +133,7 @@ class Interpolate(Exploration):
             w = explore.loop(w, self.steps)
         w = trained.mapping.truncate(w, self.psi)  # [frames, cells, d]
         frames = explore.film(trained, w, self.columns)
-        explore.save_animation(frames, self.out, self.fps)
-        print(f"wrote {self.out}")
+        explore.save_animation(frames, path, self.fps)
 
 
 @dataclass
@@ -120,25 +143,44 @@ class Project(Exploration):
     """
 
     images: tuple[Path, ...] = field(kw_only=True)
-    """Image files; the middle square is taken, at the run's resolution."""
-    steps: int = 1000
+    """Image files, or folders of them; the middle square is taken, at the run's resolution."""
+    steps: Annotated[int, Range(1, 1_000_000)] = 1000
     """Of the search."""
 
     def execute(self) -> None:
-        trained = self.load()
-        side = explore.image_side(trained)
-        targets = torch.stack([read_image(path, side, trained.settings.background) for path in self.images])
+        with output(self.out.with_suffix(".safetensors")) as self.latents:
+            super().execute()
+
+    def picture(self, trained: TrainedGenerator) -> Image.Image:
+        side, files = explore.image_side(trained), listed(self.images)
+        check_grid(len(files), 3, explore.cell_side(trained))
+        targets = torch.stack([read_image(path, side, trained.settings.background) for path in files])
         found = {}
         for name, free_layers in (("w", False), ("w_per_layer", True)):
             found[name] = explore.project(trained, targets, free_layers=free_layers, steps=self.steps,
                                           label=self.label, seed=self.seed)
-        for i, path in enumerate(self.images):
+        for i, path in enumerate(files):
             print(f"{path}: distance {found['w'].history[0, i]:.3f} at the start, {found['w'].distances[i]:.3f} with "
                   f"one w, {found['w_per_layer'].distances[i]:.3f} with one per layer")
+        save_tensors(self.latents, {name: projection.w for name, projection in found.items()},
+                     {"axes": ["layers", "batch", "d_latent"], "images": [str(path) for path in files]})
         columns = [targets, *(projection.images.cpu() for projection in found.values())]
-        self.write(explore.sheet(torch.stack(columns, dim=1), column_labels=["image", "w", "w per layer"]))
-        save_file({name: projection.w.contiguous().cpu() for name, projection in found.items()},
-                  self.out.with_suffix(".safetensors"))
+        return explore.sheet(torch.stack(columns, dim=1), column_labels=["image", "w", "w per layer"])
+
+
+def listed(paths: Sequence[Path]) -> list[Path]:
+    """The files, and in place of a folder the image files in it.
+
+    Raises:
+        ValueError: a folder holds none.
+    """
+    files = []
+    for path in paths:
+        inside = [path / name for name in sorted(image_files(path))] if path.is_dir() else [path]
+        if not inside:
+            raise ValueError(f"there is no image file in the folder {path}")
+        files += inside
+    return files
 
 
 def read_image(path: Path, side: int, background: tuple[int, int, int]) -> torch.Tensor:
@@ -166,17 +208,17 @@ class Directions(Exploration):
     """
     layers: str = "all"
     """Which layers are moved, and read by sefa: coarse, middle, fine, all, a layer (3), or a span (2-5)."""
-    count: int = 6
+    count: Few = 6
     """Directions, those of the highest score first."""
-    amounts: tuple[float, ...] = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
+    amounts: tuple[Psi, ...] = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
     """How far, in standard deviations of w along the direction."""
-    samples: int = 4000
+    samples: Annotated[int, Range(2, 10**7)] = 4000
     """Latents that standard deviations, pca and regress are computed from."""
-    psi: float = 0.7
+    psi: Psi = 0.7
     """Truncation of the latent that is moved."""
 
-    def execute(self) -> None:
-        trained = self.load()
+    def picture(self, trained: TrainedGenerator) -> Image.Image:
+        check_grid(self.count, len(self.amounts), explore.cell_side(trained))
         layers = explore.layer_range(trained, self.layers)
         w = self.draw(trained, self.samples, stream=1)
         names, found = self.find(trained, w, layers)
@@ -185,7 +227,7 @@ class Directions(Exploration):
                 for vector, unit in zip(found.vectors, units, strict=True)]
         for name, score, unit in zip(names, found.scores.tolist(), units, strict=True):
             print(f"{name}: score {score:.3f}, standard deviation of w {unit:.3f}")
-        self.write(explore.sheet(torch.cat(rows), names, [f"{amount:g} std" for amount in self.amounts]))
+        return explore.sheet(torch.cat(rows), names, [f"{amount:g} std" for amount in self.amounts])
 
     def find(self, trained: TrainedGenerator, w: torch.Tensor, layers: range) -> tuple[list[str], explore.Directions]:
         """The directions, and a name for each."""

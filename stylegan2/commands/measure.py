@@ -1,17 +1,18 @@
 """python -m stylegan2 measure"""
 
+import contextlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-import torch
-
+from stylegan2.commands.loading import load
 from stylegan2.data import open_source
+from stylegan2.fields import Count, Psi, Range, Seed, check_fields
+from stylegan2.files import output, write_text
 from stylegan2.metrics import METRICS, InceptionFeatures, Metric, Row, load_classifier, measure, usable_count
-from stylegan2.training.checkpoint import write_text
+from stylegan2.training.folder import check_same_set, last_stretch
 from stylegan2.training.provenance import provenance
-from stylegan2.weights import load_generator
 
 
 @dataclass
@@ -25,39 +26,51 @@ class Measure:
     features: Literal["toyfaces", "inception"] = "toyfaces"
     """toyfaces: of the classifier that comes with the package. inception: those of the published FID; needs
     torch-fidelity, and a network the first time."""
-    images: int = 10_000
+    images: Count = 10_000
     """On each side of a distance; at most half the set."""
-    pairs: int = 1000
+    pairs: Annotated[int, Range(2, 10**7)] = 1000
     """Pairs of latents for a path length."""
-    psi: float = 1.0
+    psi: Psi = 1.0
     """Truncation of the images that are compared with real ones."""
     data: str | None = None
     """The set, where it is no longer at the place that the run knows."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the latents, and of the choice among the real images."""
     out: Path | None = None
     """File for the numbers, as JSON; none is written when not given."""
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
     def execute(self) -> None:
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        trained = load_generator(self.run).to(device)
-        s = trained.settings
-        source = open_source(self.data or s.data, s.resolution, s.background)
+        with output(self.out) if self.out else contextlib.nullcontext() as part:
+            made = self.measure()
+            if part:
+                write_text(part, json.dumps(made, indent=2, ensure_ascii=False) + "\n")
+        if self.out:
+            print(f"wrote {self.out}")
+
+    def measure(self) -> dict[str, Any]:
+        """Print the numbers; returns them with how they were made."""
+        trained = load(self.run)
+        s, device = trained.settings, trained.mapping.mean_w.device
+        source = open_source(self.data or s.data, s.resolution, s.background, white=s.white)
+        if not self.data:
+            check_same_set(self.run, s.data, source.fingerprint)
         classifier = load_classifier().to(device)
         extractor = classifier if self.features == "toyfaces" else InceptionFeatures().to(device)
         count = usable_count(self.images, source)
         rows = measure(trained, source, extractor, classifier, self.metrics, count, self.pairs, self.psi, self.seed)
         print(f"{self.run} against {self.data or s.data}: {count} images a side, {self.pairs} pairs of latents, "
               f"psi {self.psi:g}, seed {self.seed}")
+        trained_on = last_stretch(self.run).get("set", {}).get("fingerprint")
+        if trained_on not in (None, source.fingerprint):
+            print("this is not the set that the run was trained on")
         print(f"features: {extractor.name}" + self.caution(s.data))
         print(table(rows))
-        if self.out:
-            made = {"run": str(self.run), "data": self.data or s.data, "features": extractor.name, "images": count,
-                    "pairs": self.pairs, "psi": self.psi, "seed": self.seed, **provenance(device),
-                    "results": {row.name: row._asdict() for row in rows}}
-            self.out.parent.mkdir(parents=True, exist_ok=True)
-            write_text(self.out, json.dumps(made, indent=2, ensure_ascii=False) + "\n")
-            print(f"wrote {self.out}")
+        return {"run": str(self.run), "data": self.data or s.data, "features": extractor.name, "images": count,
+                "pairs": self.pairs, "psi": self.psi, "seed": self.seed, **provenance(device),
+                "results": {row.name: row._asdict() for row in rows}}
 
     def caution(self, data: str) -> str:
         """What the features are not."""

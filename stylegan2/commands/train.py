@@ -1,5 +1,6 @@
 """python -m stylegan2 train"""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,7 +8,9 @@ from typing import Annotated
 
 import tyro
 
+from stylegan2.fields import Count, Range, check_fields
 from stylegan2.training.config import PRESETS, Settings
+from stylegan2.training.folder import last_stretch, refuse_to_mix
 
 
 @dataclass
@@ -23,22 +26,26 @@ class Train:
     run: Path | None = None
     """Folder of the run; runs/<data>-<resolution> when not given (runs/<model>-… for the other models)."""
     resume: bool = False
-    """Go on with the run in the folder from its newest checkpoint, with its settings but for those given here."""
+    """Go on with the run in the folder from its newest checkpoint, with its settings and options but for those given
+    here."""
     device: str | None = None
     """cpu, cuda, cuda:1 …; a GPU where there is one when not given."""
-    workers: int | None = None
+    workers: Annotated[int, Range(0, 1000)] | None = None
     """Processes that read images ahead of the training; as many as suit the data when not given."""
-    checkpoint_every: int = 10_000
+    checkpoint_every: Count = 10_000
     """Images between two checkpoints."""
-    sample_every: int = 10_000
+    sample_every: Count = 10_000
     """Images between two sample grids."""
-    log_every: int = 1_000
+    log_every: Count = 1_000
     """Images between two log lines."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def folder(self) -> Path:
         s = self.settings
         model = "" if s.model == Settings.model else f"{s.model}-"
-        return self.run or Path("runs") / f"{model}{Path(s.data).stem}-{s.resolution}"
+        return self.run or Path("runs") / f"{model}{Path(s.data).absolute().stem}-{s.resolution}"
 
     def execute(self) -> None:
         from stylegan2.training.trainer import Trainer  # labml, the log, is only needed here
@@ -50,14 +57,16 @@ class Train:
         where = f"{trainer.device}" if count == 1 else f"{count} × {trainer.device.type}"
         tell(f"training on {self.settings.images} images from a set of {len(trainer.source)}, at "
              f"{self.settings.resolution}², on {where}, into {self.folder()}")
+        if self.resume:
+            tell(f"going on from {trainer.saved[0].name}, {trainer.images_seen} images")
         if trainer.images_seen >= self.settings.images:
             tell(f"nothing to do: the run has seen {trainer.images_seen} images; give more with --images")
         elif trainer.train():
             tell(f"done: {trainer.images_seen} images. See {self.folder() / 'samples'}, or python -m stylegan2 sample "
-                 f"--run {self.folder()}")
+                 f"--run {shlex.quote(str(self.folder()))}")
         else:
             tell(f"stopped after {trainer.images_seen} images; go on with: python -m stylegan2 train --resume "
-                 f"--run {self.folder()}")
+                 f"--run {shlex.quote(str(self.folder()))}")
 
 
 def parse_train(arguments: Sequence[str], prog: str) -> Train:
@@ -79,8 +88,10 @@ def resumed(folder: Path, arguments: Sequence[str], prog: str) -> Train:
     if not path.exists():
         raise FileNotFoundError(f"{folder} holds no run to resume: name its folder with --run, or leave out --resume "
                                 "to start one")
+    refuse_to_mix(folder, resume=True)
     settings = Settings.load(path)
-    command = tyro.cli(Train, args=arguments, default=Train(settings=settings), prog=prog)
+    default = Train(settings=settings, **last_stretch(folder).get("options", {}))
+    command = tyro.cli(Train, args=arguments, default=default, prog=prog)
     for name in ("model", "resolution", "n_features", "max_features", "d_latent", "mapping_layers", "style",
                  "generator", "discriminator", "labels", "growing", "grow_from", "grow_images", "augment"):
         kept, given = getattr(settings, name), getattr(command.settings, name)

@@ -1,6 +1,10 @@
 """A trained generator as an ONNX file, for onnxruntime on a server, a phone or in a browser."""
 
+import contextlib
 import copy
+import logging
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -51,8 +55,22 @@ def export_onnx(trained: TrainedGenerator, path: str | Path) -> None:
     dynamic: dict[str, dict[int, torch.export.Dim] | None] = {"z": {0: batch}, "psi": None}
     if trained.mapping.n_classes:
         inputs["labels"], dynamic["labels"] = torch.zeros(2, dtype=torch.int64), {0: batch}
-    program = torch.onnx.export(
-        Sampler(trained).eval(), (), kwargs=inputs, dynamic_shapes=dynamic, dynamo=True, input_names=list(inputs),
-        output_names=["images"], verbose=False)
+    with quiet():
+        program = torch.onnx.export(
+            Sampler(trained).eval(), (), kwargs=inputs, dynamic_shapes=dynamic, dynamo=True, input_names=list(inputs),
+            output_names=["images"], verbose=False)
     assert program is not None  # what dynamo=True returns
     program.save(str(path))
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Inside, the exporter keeps its remarks about its own parts to itself; errors are raised as ever."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

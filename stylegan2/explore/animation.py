@@ -6,6 +6,9 @@ from pathlib import Path
 
 from PIL import Image
 
+from stylegan2.files import SOFTWARE, whole
+from stylegan2.images import signature
+
 
 def save_animation(frames: Iterable[Image.Image], path: Path, fps: int = 30) -> None:
     """Write the frames as the kind of film that the suffix names: .gif, .webp, or .mp4 (H.264, needs PyAV).
@@ -17,13 +20,26 @@ def save_animation(frames: Iterable[Image.Image], path: Path, fps: int = 30) -> 
         ValueError: another suffix, no frame, fps out of 1 … 100, or frames with an odd side for an .mp4.
         ImportError: PyAV is not installed, and the suffix is .mp4.
     """
-    writers = {".gif": save_gif, ".webp": save_webp, ".mp4": save_mp4}
-    if path.suffix not in writers:
-        raise ValueError(f"{path}: a film ends in {', '.join(writers)}, not in {path.suffix or 'nothing'}")
+    check_film(path, fps)
+    with whole(path) as part:
+        WRITERS[path.suffix.lower()](frames, part, fps)
+
+
+def check_film(path: Path, fps: int) -> None:
+    """
+    Raises:
+        ValueError, ImportError: as `save_animation` says of suffix, fps and PyAV.
+    """
+    if path.suffix.lower() not in WRITERS:
+        raise ValueError(f"{path}: a film ends in {', '.join(WRITERS)}, not in {path.suffix or 'nothing'}")
     if not 1 <= fps <= 100:
         raise ValueError(f"fps is {fps}: 1 to 100 frames a second can be written")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    writers[path.suffix](frames, path, fps)
+    if path.suffix.lower() == ".mp4":
+        try:
+            import av  # noqa: F401
+        except ImportError:
+            raise ImportError("an .mp4 needs PyAV: pip install av; or write a .webp or .gif, which need nothing more"
+                              ) from None
 
 
 def save_gif(frames: Iterable[Image.Image], path: Path, fps: int) -> None:
@@ -36,20 +52,17 @@ def save_gif(frames: Iterable[Image.Image], path: Path, fps: int) -> None:
     palette = strip.quantize(256, method=Image.Quantize.MEDIANCUT)
     first, *rest = [picture.quantize(palette=palette) for picture in pictures]
     duration = 10 * max(2, round(100 / fps))  # ms
-    first.save(path, save_all=True, append_images=rest, duration=duration, loop=0)
+    first.save(path, save_all=True, append_images=rest, duration=duration, loop=0, **signature())
 
 
 def save_webp(frames: Iterable[Image.Image], path: Path, fps: int) -> None:
     first, *rest = at_least_one(frames)
-    first.save(path, save_all=True, append_images=rest, duration=round(1000 / fps), loop=0, quality=90)
+    first.save(path, save_all=True, append_images=rest, duration=round(1000 / fps), loop=0, quality=90, **signature())
 
 
 def save_mp4(frames: Iterable[Image.Image], path: Path, fps: int) -> None:
-    try:
-        import av
-    except ImportError:
-        raise ImportError("an .mp4 needs PyAV: pip install av; or write a .webp or .gif, which need nothing more"
-                          ) from None
+    import av
+
     frames = iter(frames)
     first = next(frames, None)
     if first is None:
@@ -58,6 +71,7 @@ def save_mp4(frames: Iterable[Image.Image], path: Path, fps: int) -> None:
         raise ValueError(f"frames are {first.width} × {first.height}: H.264 shares colours between 2 × 2 pixels, so "
                          "both sides must be even")
     with av.open(str(path), "w", options={"movflags": "+faststart"}) as film:
+        film.metadata["comment"] = SOFTWARE
         stream = film.add_stream("libx264", rate=fps, options={"crf": "18"})
         stream.width, stream.height, stream.pix_fmt = first.width, first.height, "yuv420p"
         for picture in chain([first], frames):
@@ -70,3 +84,6 @@ def at_least_one(frames: Iterable[Image.Image]) -> list[Image.Image]:
     if not pictures:
         raise ValueError("there is no frame to write")
     return pictures
+
+
+WRITERS = {".gif": save_gif, ".webp": save_webp, ".mp4": save_mp4}

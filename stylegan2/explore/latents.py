@@ -55,10 +55,27 @@ def synthesize(trained: TrainedGenerator,
     Raises:
         ValueError: w is not one per layer.
     """
-    if len(w) != trained.generator.n_layers:
-        raise ValueError(f"w has length {len(w)}: one w for each of the generator's {trained.generator.n_layers} "
-                         "layers is expected, [layers, batch, d_latent]; per_layer(trained, w) repeats a single one")
+    check_w(w, trained.generator.n_layers)
     return torch.cat([trained.generator(part, trained.noise) for part in w.split(BATCH, dim=1)])
+
+
+def check_w(w: Tensor, n_layers: int) -> None:
+    """
+    Raises:
+        ValueError: w is not one per layer, [layers, batch, d_latent]; or it is the files' [batch, layers, d_latent].
+    """
+    if w.ndim == 3 and w.shape[1] == n_layers and (len(w) != n_layers or same_along(w, 1) > same_along(w, 0)):
+        raise ValueError(f"w is {list(w.shape)} and looks like [batch, layers, d_latent], as other programs keep it; "
+                         "here layers come first: w.transpose(0, 1)")
+    if w.ndim != 3 or len(w) != n_layers:
+        raise ValueError(f"w is {list(w.shape)}: one w for each of the generator's {n_layers} layers is expected, "
+                         "[layers, batch, d_latent]; per_layer(trained, w) repeats a single one")
+
+
+def same_along(w: Tensor, axis: int) -> int:
+    """How many neighbours along an axis are equal: styles that two layers share, or a sample that is there twice."""
+    last = w.shape[axis] - 1
+    return int((w.narrow(axis, 0, last) == w.narrow(axis, 1, last)).all(dim=2).sum())
 
 
 def layer_range(trained: TrainedGenerator, layers: str) -> range:
@@ -74,6 +91,9 @@ def layer_range(trained: TrainedGenerator, layers: str) -> range:
         ValueError: there are no such layers.
     """
     n, blocks = trained.generator.n_layers, trained.generator.n_blocks
+    if n < 2 and layers in ("coarse", "middle", "fine"):
+        raise ValueError("this generator has no styles (Progressive GAN): one latent vector enters below, and there "
+                         "are no layers to be told apart")
     middle, fine = max(1, round(blocks * 2 / 9)), max(2, round(blocks * 4 / 9))
     named = {"coarse": range(2 * middle), "middle": range(2 * middle, 2 * fine), "fine": range(2 * fine, n),
              "all": range(n)}
@@ -92,6 +112,12 @@ def layer_range(trained: TrainedGenerator, layers: str) -> range:
 def image_side(trained: TrainedGenerator) -> int:
     """Of the images that the generator makes now; a growing one may not have reached its full size."""
     return 4 << math.ceil(getattr(trained.generator, "stage", trained.generator.n_blocks - 1))
+
+
+def cell_side(trained: TrainedGenerator) -> int:
+    """Of a generated image in a picture, in pixels: enlarged by a whole factor to about `CELL`."""
+    side = image_side(trained)
+    return side * max(1, round(CELL / side))
 
 
 def stored_maps(trained: TrainedGenerator) -> list[Float[Tensor, "1 1 _ _"]]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from stylegan2.data import FACTORS
 from stylegan2.data.toyfaces import Factors
-from stylegan2.training.checkpoint import load_module, load_tensors
+from stylegan2.files import load_module, load_tensors
 
 SHIPPED = Path(__file__).parent / "toyfaces-classifier"
 SIDE = 32  # the network's; other images are resized to it

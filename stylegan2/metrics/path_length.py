@@ -14,6 +14,7 @@ from torch import Tensor
 from stylegan2.explore import slerp
 from stylegan2.metrics.distances import Estimate
 from stylegan2.metrics.features import FeatureExtractor
+from stylegan2.precision import exact_float32
 
 ImageDistance = Callable[[Tensor, Tensor], Tensor]  # images [batch, 3, h, w] twice → [batch]
 
@@ -27,6 +28,7 @@ def feature_distance(extractor: FeatureExtractor) -> ImageDistance:
     return distance
 
 
+@exact_float32()
 @torch.no_grad()
 def path_lengths(mapping: Callable[[Tensor], Tensor], synthesis: Callable[[Tensor], Tensor], distance: ImageDistance,
                  z: Float[Tensor, "2 batch d"], t: Float[Tensor, "batch"], space: Literal["z", "w"] = "w",

@@ -15,6 +15,7 @@ from stylegan2.metrics.distances import Moments, frechet_distance, kernel_distan
 from stylegan2.metrics.features import FeatureExtractor, extract
 from stylegan2.metrics.path_length import feature_distance, path_lengths, trimmed_mean
 from stylegan2.metrics.separability import separability
+from stylegan2.precision import exact_float32
 from stylegan2.weights import TrainedGenerator
 
 Metric = Literal["frechet", "kernel", "precision-recall", "path-length", "separability"]
@@ -44,6 +45,7 @@ def usable_count(images: int, source: ImageSource) -> int:
     return count
 
 
+@exact_float32()
 def measure(trained: TrainedGenerator, source: ImageSource, extractor: FeatureExtractor, classifier: FaceClassifier,
             metrics: Sequence[Metric] = METRICS, images: int = 10_000, pairs: int = 1000, psi: float = 1.0,
             seed: int = 0) -> list[Row]:

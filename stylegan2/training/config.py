@@ -2,14 +2,20 @@
 
 import dataclasses
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 from stylegan2.data import check_resolution
-from stylegan2.training.checkpoint import write_text
+from stylegan2.fields import Colour, Count, Range, Seed, Share, check_fields
+from stylegan2.files import read_json, write_text
 
 Model = Literal["progan", "stylegan", "stylegan2"]
+Channels = Annotated[int, Range(1, 8192)]
+Weight = Annotated[float, Range(0, 1e6)]
+Interval = Annotated[int, Range(1, 1_000_000)]
+Resolution = Annotated[int, Range(4, 4096)]
 
 
 @dataclass(frozen=True)
@@ -25,32 +31,35 @@ class Settings:
     data: str = "toyfaces"
     """What to train on: toyfaces (procedural, needs no download); a public set, downloaded once (cifar10,
     fashion-mnist, afhq, ffhq-thumbnails); or the path of a folder or zip of images, or of an array (.npy, .npz)."""
-    resolution: int = 32
+    resolution: Resolution = 32
     """Side of the images in pixels, a power of two."""
-    background: tuple[int, int, int] = (255, 255, 255)
+    background: Colour = (255, 255, 255)
     """Colour behind transparent pixels, red green blue from 0 to 255."""
-    subset: int = 0
+    white: Annotated[int, Range(1, 65535)] | None = None
+    """Value of the brightest pixel that the files can hold, where that is not 255, or 65535 in 16 bits: 4095 for 12
+    bits stored in 16."""
+    subset: Annotated[int, Range(0, 10**12)] = 0
     """Train on so many images of the set only, a sample that is the same for every seed; 0 takes all."""
     x_flip: bool = False
     """Mirror half of the real images at random; doubles a set of symmetric things."""
     labels: bool = False
     """Train with the classes of the images (in a folder or zip, one sub-folder for each): the generator is told which
     to draw, the discriminator which it sees."""
-    images: int = 100_000
+    images: Count = 100_000
     """Train until the discriminator has seen this many real images."""
-    batch_size: int = 32
+    batch_size: Annotated[int, Range(1, 65536)] = 32
     """Images per step, over all processes: a multiple of 4 (the groups of the minibatch standard deviation) in each
     part that is computed at once, or less than 4."""
-    accumulate: int = 1
+    accumulate: Annotated[int, Range(1, 65536)] = 1
     """Parts in which each process takes its share of a batch, one after the other; the gradients are the same, the
     memory is less."""
-    n_features: int = 16
+    n_features: Channels = 16
     """Channels at the highest resolution; they double with each halving of it."""
-    max_features: int = 128
+    max_features: Channels = 128
     """Limit of the channels at low resolutions."""
-    d_latent: int = 128
+    d_latent: Channels = 128
     """Size of z and w."""
-    mapping_layers: int = 8
+    mapping_layers: Annotated[int, Range(0, 64)] = 8
     """Layers of the mapping network; 0 only normalises z, as Progressive GAN does."""
     style: Literal["demodulation", "adain", "none"] = "demodulation"
     """How w enters the generator: modulated and demodulated weights (StyleGAN2), AdaIN (StyleGAN), or only as the input
@@ -63,58 +72,50 @@ class Settings:
     """Show the discriminator how much the images of a group differ, so that it notices mode collapse."""
     growing: bool = False
     """Start at a low resolution and fade the higher ones in; both architectures must be plain."""
-    grow_from: int = 8
+    grow_from: Resolution = 8
     """Resolution at which a growing run starts."""
-    grow_images: int = 10_000
+    grow_images: Count = 10_000
     """Images for which a growing run stays at a resolution, and for which it then fades in the next."""
     noise: bool = False
     """Feed noise maps to the generator, for what is random in photographs (curls, pores, leaves). A short run does
     better without: before it can draw edges, the generator fakes them with noise and is slow to let go."""
-    style_mixing: float = 0.9
+    style_mixing: Share = 0.9
     """Probability that a batch takes its w from two z, the second from a random layer on."""
     loss: Literal["logistic", "wasserstein", "hinge"] = "logistic"
     """Of the game: non-saturating logistic, Wasserstein with its own gradient penalty and drift, or hinge."""
-    learning_rate: float = 0.015
+    learning_rate: Annotated[float, Range(0, 100, above=True)] = 0.015
     """Of Adam, for both players, before the lazy correction; the mapping network learns at a hundredth of it. This
     default is for a small network and a short run; the papers have 0.0025, for 512 features and 25 million images."""
-    r1_gamma: float = 0.3
+    r1_gamma: Weight = 0.3
     """Weight γ of R1, for pixels in [-1, 1]; 0 turns it off. A start for another set: 0.0002·resolution²/batch_size,
     then a few times up and down."""
-    r1_interval: int = 16
+    r1_interval: Interval = 16
     """Steps between two gradient penalties of the discriminator; 1 puts it into the same step as the loss."""
-    wgan_gp_weight: float = 10.0
+    wgan_gp_weight: Weight = 10.0
     """Weight λ of the gradient penalty that the Wasserstein loss has instead of R1."""
-    path_length_weight: float = 2.0
+    path_length_weight: Weight = 2.0
     """Weight of the path-length penalty; 0 turns it off."""
-    path_length_interval: int = 4
+    path_length_interval: Interval = 4
     """Steps between two path-length penalties; 1 puts it into the same step as the loss."""
     augment: bool = False
     """Adaptive augmentation: change what the discriminator sees, real and generated, as much as it takes to keep it
     from learning a small set by heart."""
-    augment_target: float = 0.6
+    augment_target: Share = 0.6
     """Mean sign of the scores of real images that the strength of the augmentation is steered to."""
-    augment_images: int = 500_000
+    augment_images: Count = 500_000
     """Images in which that strength can go from 0 to 1; a short run needs a shorter way."""
-    ema_half_life: int = 10_000
+    ema_half_life: Count = 10_000
     """Images after which the averaged generator has forgotten half."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Of the main phases; auto is bf16 on a GPU that has it, else fp32. Penalties are always fp32."""
+    """Of the main phases; auto is bf16 on a GPU that computes in it itself, else fp32. Penalties are always fp32, and
+    so are w, styles, scores and the sum of RGB images."""
     compile: bool = False
     """Compile the networks for the main phases (torch.compile), which takes a minute or more."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the weights, the latents, the noise and the order of the data."""
 
     def __post_init__(self) -> None:
-        for name in ("images", "batch_size", "accumulate", "n_features", "max_features", "d_latent", "learning_rate",
-                     "r1_interval", "path_length_interval", "grow_images", "augment_images", "ema_half_life"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be greater than 0")
-        for name in ("subset", "mapping_layers", "r1_gamma", "wgan_gp_weight", "path_length_weight"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must not be negative")
-        for name in ("style_mixing", "augment_target"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be from 0 to 1")
+        check_fields(self)
         check_resolution(self.resolution)
         self.check_parts(1)
         self.check_networks()
@@ -148,6 +149,11 @@ class Settings:
                                  f"({self.resolution})")
             if self.compile:
                 raise ValueError("compile does not go with growing: the networks change with every step of a fade")
+        if self.style != "none" and self.mapping_layers == 0 and self.path_length_weight:
+            raise ValueError("mapping_layers is 0: without a mapping network there are no paths in w to be measured; "
+                             "set path_length_weight to 0 as well")
+        if self.labels and self.style != "none" and self.mapping_layers == 0:
+            raise ValueError("mapping_layers is 0: labels need at least one layer, which merges them with z")
         if self.labels and self.style == "none":
             raise ValueError("labels need a mapping network that takes them: style adain or demodulation")
 
@@ -174,7 +180,8 @@ class Settings:
                 if isinstance(value, bool):
                     words.append(f"--{flag}" if value else f"--no-{flag}")
                 else:
-                    words.append(f"--{flag} {' '.join(map(str, value)) if isinstance(value, tuple) else value}")
+                    values = value if isinstance(value, tuple) else (value,)
+                    words.append(f"--{flag} {shlex.join(map(str, values))}")
         return " ".join(words)
 
     def save(self, path: Path) -> None:
@@ -185,14 +192,26 @@ class Settings:
         """
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: it holds no JSON, or a setting that does not exist.
+            ValueError: it holds no JSON, a setting that does not exist, or a value out of its range.
         """
         try:
-            values = json.loads(path.read_text())
-            values["background"] = tuple(values["background"])
-            return Settings(**values)
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            return Settings.from_dict(read_json(path))
+        except ValueError as error:
             raise ValueError(f"{path} does not hold the settings of a run: {error}") from error
+
+    @staticmethod
+    def from_dict(values: Any) -> "Settings":
+        """What `dataclasses.asdict` gave, perhaps through JSON; what is missing keeps its default.
+
+        Raises:
+            ValueError: it is no dict, or holds a setting that does not exist or a value out of its range.
+        """
+        known = {field.name for field in dataclasses.fields(Settings)}
+        if not isinstance(values, dict) or not values.keys() <= known:
+            strange = ", ".join(sorted(map(str, values.keys() - known))) if isinstance(values, dict) else values
+            raise ValueError(f"there is no setting {strange}")
+        read: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        return Settings(**read)
 
 
 PRESETS: dict[str, Settings] = {

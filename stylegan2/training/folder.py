@@ -1,17 +1,39 @@
-"""The folder of a run: settings.json, run.json, history.jsonl, samples/, checkpoints."""
+"""The folder of a run: settings.json, run.json, history.jsonl, samples/, checkpoints.
 
+run.json says how the run was made, in stretches: the first at its top, and under "resumed" every one
+that went on after it. Each has the settings and options that it ran with, the set that it read, and
+where it ran.
+"""
+
+import contextlib
 import json
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from stylegan2.training.checkpoint import checkpoints, write_text
+from filelock import FileLock, Timeout
+
+from stylegan2.data.named import NAMED_SETS
+from stylegan2.files import read_json, write_text
+from stylegan2.training.checkpoint import checkpoints
+from stylegan2.training.config import Settings
+
+log = logging.getLogger(__name__)
+Stretch = dict[str, Any]
 
 
 def refuse_to_mix(run: Path, resume: bool) -> None:
     """
     Raises:
-        FileExistsError: the folder holds a run, and `resume` was not asked for.
+        FileExistsError: the folder holds a run, and `resume` was not asked for; or it holds networks
+            that are not a run's.
         FileNotFoundError: `resume`, but there is no checkpoint.
     """
+    if (run / "generator.safetensors").exists():
+        raise FileExistsError(f"{run} holds a record or a converted network, which training would spoil: name another "
+                              "folder with --run")
     if resume and not checkpoints(run):
         raise FileNotFoundError(f"there is no checkpoint in {run} to resume from; leave out --resume to start a run")
     if not resume and checkpoints(run):
@@ -19,27 +41,129 @@ def refuse_to_mix(run: Path, resume: bool) -> None:
 
 
 def claim_folder(run: Path) -> None:
-    """Make the folder of a run, clear away what a kill left, and see that it can be written.
+    """Make the folder of a run, and see that it can be written.
 
     Raises:
         OSError: it cannot.
     """
     try:
         run.mkdir(parents=True, exist_ok=True)
-        for part in run.glob("*.part"):  # left by a kill
-            part.unlink()
-        (run / "settings.json.part").touch()
-        (run / "settings.json.part").unlink()
+        (run / ".writable").touch()
+        (run / ".writable").unlink()
     except OSError as error:
         raise type(error)(f"cannot write to {run} ({error.strerror}): name a folder of yours with --run") from error
 
 
-def note_provenance(run: Path, images: int, here: dict[str, str]) -> None:
-    """Write run.json: where the run began, and every place where it went on."""
+@contextlib.contextmanager
+def only_one(run: Path) -> Iterator[None]:
+    """Inside, no other training writes into the folder. The system ends this with the process, also with a killed one.
+
+    Raises:
+        FileExistsError: another training is in it.
+    """
+    lock = FileLock(run / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise FileExistsError(f"another training is writing into {run}: wait for it, or name another folder with --run"
+                              ) from None
+    except (OSError, NotImplementedError) as error:  # some network drives
+        log.warning("%s cannot be locked (%s): see to it that no second training writes there", run, error)
+    try:
+        for part in (*run.glob(".*.part*"), *(run / "samples").glob(".*.part*")):  # left by a kill
+            part.unlink(missing_ok=True)
+        yield
+    finally:
+        lock.release()
+
+
+def located(settings: Settings) -> Settings:
+    """The same settings with the set's path made absolute, so that it is found again from any folder."""
+    if settings.data in NAMES:
+        return settings
+    return replace(settings, data=str(Path(settings.data).absolute()))
+
+
+def unlocated(settings: Settings) -> Settings:
+    """The same settings with the set's name in place of its path, for a record."""
+    return replace(settings, data=Path(settings.data).name)
+
+
+NAMES = frozenset(("toyfaces", *NAMED_SETS))
+
+
+def check_apart(run: Path, data: str) -> None:
+    """
+    Raises:
+        ValueError: the run would write its samples into the set that it is trained on.
+    """
+    if data not in NAMES and Path(data).is_dir() and run.resolve().is_relative_to(Path(data).resolve()):
+        raise ValueError(f"the run's folder {run} lies in {data}, whose images it is trained on: its own samples would "
+                         "become part of them. Name a folder elsewhere with --run")
+
+
+def check_same_set(run: Path, data: str, fingerprint: str) -> None:
+    """
+    Args:
+        run: folder of a run or of a record.
+        data: where the set is now.
+        fingerprint: of the set there.
+
+    Raises:
+        ValueError: the run was trained on another one.
+    """
+    known = last_stretch(run).get("set", {})
+    if known.get("fingerprint", fingerprint) != fingerprint:
+        raise ValueError(
+            f"{data} is not the set that the run in {run} was trained on, which had {known['images']} images and the "
+            f"fingerprint {known['fingerprint']}: put that back, or say with --data PATH that this one is meant")
+
+
+def note_stretch(run: Path, images: int, stretch: Stretch) -> None:
+    """Write run.json: where and how the run began, and every place where it went on."""
     path = run / "run.json"
     if images and path.exists():
-        made = json.loads(path.read_text())
-        made.setdefault("resumed", []).append({"images": images, **here})
+        made = read_json(path)
+        made.setdefault("resumed", []).append({"images": images, **stretch})
     else:
-        made = here
+        made = stretch
     write_text(path, json.dumps(made, indent=2) + "\n")
+
+
+def stretches(run: Path) -> list[Stretch]:
+    """The stretches of a run, first to last, each with the images seen when it began; none where there is no run.json.
+
+    Raises:
+        ValueError: run.json is damaged.
+    """
+    path = run / "run.json"
+    if not path.exists():
+        return []
+    made = read_json(path)
+    later = made.pop("resumed", []) if isinstance(made, dict) else None
+    if not isinstance(later, list) or not all(isinstance(stretch, dict) for stretch in later):
+        raise ValueError(f"{path} is damaged: it does not say how a run was made")
+    return [{"images": 0, **made}, *later]
+
+
+def last_stretch(run: Path) -> Stretch:
+    """The newest stretch; empty where none is known."""
+    return (stretches(run) or [{}])[-1]
+
+
+def told(run: Path) -> dict[str, Any]:
+    """run.json for a record: the command that makes the run again, or a command for each stretch where it went on with
+    other settings; no path of this machine.
+    """
+    found = stretches(run) or [{"images": 0}]
+    last = unlocated(Settings.load(run / "settings.json"))
+    settings = [unlocated(Settings.from_dict(s.pop("settings"))) if "settings" in s else last for s in found]
+    alike = all(replace(each, images=last.images) == last for each in settings)
+    for stretch, each in zip(found, settings, strict=True):
+        stretch.pop("options", None)
+        stretch.get("set", {}).pop("path", None)
+        if not alike:
+            stretch["command"] = each.command()
+    first, *later = found
+    first.pop("images")
+    return {**({"command": last.command()} if alike else {}), **first, **({"resumed": later} if later else {})}

@@ -7,6 +7,7 @@ plain lines stand in for its screen.
 import contextlib
 import io
 import json
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -14,14 +15,16 @@ from pathlib import Path
 from types import TracebackType
 
 from labml import experiment, lab, monit, tracker
+from labml.internal.computer import configs as labml_computer
 
-from stylegan2.training.checkpoint import write_text
+from stylegan2.files import silence_stdout, write_text
 
 
 class Log:
     """The log of a run; a context manager.
 
-    labml writes under `run`/labml and sends nothing over a network. history.jsonl holds one JSON object a line.
+    labml writes under `run`/labml and sends nothing over a network. history.jsonl holds one JSON object a line. Where
+    the screen is gone (a closed pipe or terminal), `unread` becomes true, and history.jsonl is still written.
 
     Args:
         run: folder of the run.
@@ -32,8 +35,9 @@ class Log:
 
     def __init__(self, run: Path, settings: dict, images: int, total: int):
         self.history, self.first, self.total = run / "history.jsonl", images, total
-        self.plain = not (sys.stdout.isatty() or in_notebook())
+        self.plain, self.unread = not (sys.stdout.isatty() or in_notebook()), False
         keep_until(self.history, images)
+        keep_labml_in(run / "labml")
         # labml warns that the run's folder is no repository and has no .labml.yaml: both are as they should be.
         with contextlib.redirect_stdout(io.StringIO()):
             lab.configure({"path": str(run.resolve()), "experiments_path": "labml", "check_repo_dirty": False})
@@ -54,7 +58,7 @@ class Log:
                  trace: TracebackType | None) -> None:
         with contextlib.redirect_stdout(io.StringIO()) if self.plain else contextlib.nullcontext():
             self.watcher.__exit__(kind, error, trace)
-        if not self.plain:
+        if not (self.plain or self.unread):
             print()  # labml leaves the cursor at the end of its line
 
     def steps(self, steps: Iterable[int]) -> Iterator[int]:
@@ -65,13 +69,17 @@ class Log:
 
     def write(self, images: int, values: dict[str, float]) -> None:
         """Numbers at so many images seen."""
-        tracker.save(images, {key: value for key, value in values.items() if key != "seconds"})
-        if self.plain:
-            print(self.line(images, values), flush=True)
-        else:
-            tracker.new_line()
-        with open(self.history, "a") as file:
+        with open(self.history, "a", encoding="utf-8") as file:
             file.write(json.dumps({"images": images, **{key: round(value, 6) for key, value in values.items()}}) + "\n")
+        try:
+            tracker.save(images, {key: value for key, value in values.items() if key != "seconds"})
+            if self.plain:
+                print(self.line(images, values), flush=True)
+            else:
+                tracker.new_line()
+        except OSError:
+            self.unread = True
+            silence_stdout()
 
     def line(self, images: int, values: dict[str, float]) -> str:
         """Images seen, images a second, time left, and what was measured."""
@@ -84,6 +92,8 @@ class Log:
 
 class SilentLog(contextlib.AbstractContextManager):
     """The log of a process that leaves the writing to another."""
+
+    unread = False
 
     def __exit__(self, *_: object) -> None:
         pass
@@ -101,12 +111,28 @@ def in_notebook() -> bool:
     return ipython is not None and ipython.get_ipython() is not None
 
 
+def keep_labml_in(folder: Path) -> None:
+    """labml keeps notes on the computer and its projects in the user's home, which need not be writable, and where two
+    runs that begin together would make the same files. A training has no use for them: they go into its own folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    home = {name: os.environ.get(name) for name in ("HOME", "USERPROFILE")}
+    os.environ.update(dict.fromkeys(home, str(folder.resolve())))
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            labml_computer._internal = labml_computer.Computer()
+        labml_computer._internal.add_project = lambda path: None  # of a list that only its own server reads
+    finally:
+        for name, value in home.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
 def keep_until(history: Path, images: int) -> None:
     """Drop the lines after `images`, and a last line that a kill cut short."""
     if not history.exists():
         return
     kept = []
-    for line in history.read_text().splitlines():
+    for line in history.read_text(encoding="utf-8").splitlines():
         with contextlib.suppress(json.JSONDecodeError):
             if json.loads(line)["images"] <= images:
                 kept.append(line + "\n")

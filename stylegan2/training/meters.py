@@ -33,12 +33,20 @@ class Means:
         return values, steps, seconds
 
 
+# Ctrl-C, kill, a closed terminal, Ctrl-\, a limit on processor time, and what schedulers send before they kill.
+STOPPING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGXCPU", "SIGUSR1", "SIGUSR2")
+
+
 class StopSignal:
-    """Turns the first SIGINT or SIGTERM into a wish to stop after the step; a second SIGINT interrupts at once."""
+    """Turns a signal that would end the process into a wish to stop after the step; a second SIGINT interrupts at
+    once. What was ignored before stays so: `nohup` works.
+    """
 
     def __enter__(self) -> "StopSignal":
         self.asked = False
-        self.previous = {s: signal.signal(s, self.ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        known = [getattr(signal, name) for name in STOPPING if hasattr(signal, name)]  # Windows has fewer
+        heard = [s for s in known if signal.getsignal(s) is not signal.SIG_IGN]
+        self.previous = {s: signal.signal(s, self.ask) for s in heard}
         return self
 
     def ask(self, number: int, frame: FrameType | None) -> None:

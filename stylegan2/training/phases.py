@@ -1,10 +1,9 @@
 """What the two players are trained on: a loss each, and a penalty each that may come less often.
 
-A batch comes in parts (`Settings.accumulate`). Each phase yields one number per part; what it computes for a part is
-gone before the next.
+A batch comes in parts (`Settings.accumulate`), and each phase is a function from a part to a number: what it computes
+for one part is gone before the next.
 """
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -43,58 +42,57 @@ class Phases:
         self.discriminator_game, self.generator_game = GAMES[players.settings.loss]
         self.r1, self.wgan_gp = GradientPenalty(), WassersteinGradientPenalty()
         self.measured: Metrics = {}
+        self.seen_w: list[Float[Tensor, "part d_latent"]] = []
 
-    def discriminator_loss(self, parts: list[Part]) -> Iterator[Float[Tensor, ""]]:
+    def discriminator_loss(self, part: Part) -> Float[Tensor, ""]:
         """Tell real images from generated ones; the generator runs without a graph."""
         p = self.players
-        for part in parts:
-            with torch.no_grad():
-                _, fake = p.generate(part.latents)
-            real_scores, fake_scores = p.score(part.real, part.labels), p.score(fake, part.latents.labels)
-            if p.augment is not None:
-                p.augment.observe(real_scores.detach())
-            loss = self.discriminator_game(real_scores, fake_scores)
-            self.measure(len(parts), {"loss.discriminator": loss, "score.real": real_scores, "score.fake": fake_scores})
-            yield loss
+        with torch.no_grad():
+            _, fake = p.generate(part.latents)
+        real_scores, fake_scores = p.score(part.real, part.labels), p.score(fake, part.latents.labels)
+        if p.augment is not None:
+            p.augment.observe(real_scores.detach())
+        loss = self.discriminator_game(real_scores, fake_scores)
+        self.measure({"loss.discriminator": loss, "score.real": real_scores, "score.fake": fake_scores})
+        return loss
 
-    def discriminator_penalty(self, parts: list[Part]) -> Iterator[Float[Tensor, ""]]:
+    def discriminator_penalty(self, part: Part) -> Float[Tensor, ""]:
         """γ/2 · R1 at real images; with the Wasserstein loss λ times WGAN-GP's penalty, between real and generated."""
         p, s = self.players, self.settings
-        for part in parts:
-            if s.loss == "wasserstein":
-                with torch.no_grad():
-                    _, fake = p.generate(part.latents, penalty=True)
-                x = interpolates(part.real, fake)
-                weight, penalty = s.wgan_gp_weight, self.wgan_gp(x, p.score(x, part.labels, penalty=True))
-            else:
-                x = part.real.detach().requires_grad_()
-                weight, penalty = s.r1_gamma / 2, self.r1(x, p.score(x, part.labels, penalty=True))
-            self.measure(len(parts), {"penalty.wgan_gp" if s.loss == "wasserstein" else "penalty.r1": penalty})
-            yield weight * penalty
+        if s.loss == "wasserstein":
+            with torch.no_grad():
+                _, fake = p.generate(part.latents, penalty=True)
+            x = interpolates(part.real, fake)
+            name, weight, penalty = "wgan_gp", s.wgan_gp_weight, self.wgan_gp(x, p.score(x, part.labels, penalty=True))
+        else:
+            x = part.real.detach().requires_grad_()
+            name, weight, penalty = "r1", s.r1_gamma / 2, self.r1(x, p.score(x, part.labels, penalty=True))
+        self.measure({f"penalty.{name}": penalty})
+        return weight * penalty
 
-    def generator_loss(self, parts: list[Latents]) -> Iterator[Float[Tensor, ""]]:
-        """Be taken for real; the discriminator passes the gradient on without collecting its own."""
+    def generator_loss(self, latents: Latents) -> Float[Tensor, ""]:
+        """Be taken for real."""
         p = self.players
-        p.discriminator.requires_grad_(False)
-        first_w = []
-        for latents in parts:
-            w, fake = p.generate(latents)
-            first_w.append(w[0].detach())
-            loss = self.generator_game(p.score(fake, latents.labels))
-            self.measure(len(parts), {"loss.generator": loss})
-            yield loss
-        p.mapping.update_mean(torch.cat(first_w))
-        p.discriminator.requires_grad_(True)
+        w, fake = p.generate(latents)
+        self.seen_w.append(w[0].detach())
+        loss = self.generator_game(p.score(fake, latents.labels))
+        self.measure({"loss.generator": loss})
+        return loss
 
-    def generator_penalty(self, parts: list[Latents]) -> Iterator[Float[Tensor, ""]]:
+    def generator_penalty(self, latents: Latents) -> Float[Tensor, ""]:
         """Path length, times its weight. Each part has its own part in the running mean."""
         p = self.players
-        for latents in parts:
-            penalty = p.path_length(*p.generate(latents, penalty=True))
-            self.measure(len(parts), {"penalty.path_length": penalty, "path_length": p.path_length.mean_length})
-            yield self.settings.path_length_weight * penalty
+        penalty = p.path_length(*p.generate(latents, penalty=True))
+        self.measure({"penalty.path_length": penalty, "path_length": p.path_length.mean_length})
+        return self.settings.path_length_weight * penalty
 
-    def measure(self, parts: int, values: Metrics) -> None:
+    def take_w(self) -> Float[Tensor, "batch d_latent"]:
+        """The w of all parts of the generator's loss since the last call."""
+        seen, self.seen_w = torch.cat(self.seen_w), []
+        return seen
+
+    def measure(self, values: Metrics) -> None:
         """Keep the means over the parts."""
         for name, value in values.items():
-            self.measured[name] = self.measured.get(name, 0) + value.detach().float().mean() / parts
+            mean = value.detach().float().mean() / self.settings.accumulate
+            self.measured[name] = self.measured.get(name, 0) + mean

@@ -12,6 +12,7 @@ from stylegan2.discriminator import Discriminator, DiscriminatorBase, SkipDiscri
 from stylegan2.generator import Generator, Noise, ResidualGenerator, StyleBlock, StyleGenerator
 from stylegan2.mapping import MappingNetwork
 from stylegan2.penalties import PathLengthPenalty
+from stylegan2.precision import has_bfloat16
 from stylegan2.progressive import GrowingDiscriminator, ProgressiveDiscriminator, ProgressiveGenerator
 from stylegan2.stylegan1 import AdaINBlock, GrowingGenerator
 from stylegan2.training.config import Settings
@@ -112,7 +113,7 @@ class Players(nn.Module):
 
     def precision(self, penalty: bool) -> torch.autocast:
         device, wanted = self.mapping.mean_w.device, self.settings.precision
-        bf16 = wanted == "bf16" or (wanted == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported())
+        bf16 = wanted == "bf16" or (wanted == "auto" and has_bfloat16(device))
         return torch.autocast(device.type, torch.bfloat16, enabled=bf16 and not penalty)
 
     def set_stage(self, stage: float) -> None:

@@ -6,14 +6,17 @@ from pathlib import Path
 
 import torch
 
+from stylegan2.files import SOFTWARE
+
 
 def provenance(device: torch.device, processes: int = 1) -> dict[str, str]:
     """Commit, device, processes, threads and versions."""
     git = subprocess.run(["git", "-C", Path(__file__).parent, "describe", "--always", "--dirty", "--abbrev=12"],
                          capture_output=True, text=True, check=False)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
-    return {"commit": git.stdout.strip() or "unknown", "device": name, "processes": str(processes),
-            "threads": str(torch.get_num_threads()), "torch": torch.__version__, "python": platform.python_version()}
+    return {"software": SOFTWARE, "commit": git.stdout.strip() or "unknown", "device": name,
+            "processes": str(processes), "threads": str(torch.get_num_threads()), "torch": torch.__version__,
+            "python": platform.python_version()}
 
 
 def cpu_name() -> str:

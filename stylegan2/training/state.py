@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from stylegan2.training.checkpoint import adam_tensors, load_adam, load_module
+from stylegan2.files import load_module
+from stylegan2.training.checkpoint import adam_tensors, load_adam
 from stylegan2.training.step import Step
 
 log = logging.getLogger(__name__)

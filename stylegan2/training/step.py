@@ -1,8 +1,11 @@
 """One step of training."""
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from stylegan2.ema import decay_of, update_average
 from stylegan2.progressive import images_at_stage
@@ -53,15 +56,17 @@ class Step:
             What was measured in this process (detached).
         """
         s, phases = self.settings, self.phases
-        phases.measured = {}
+        phases.measured, phases.seen_w = {}, []  # an interrupted step leaves something there
         if s.growing:
             stage = s.stage(step * s.batch_size)
             self.players.set_stage(stage)
             real = images_at_stage(real, stage)
         parts = self.parts(real, labels)
-        self.update_discriminator(step, phases.discriminator_loss(parts), phases.discriminator_penalty(parts))
+        self.update_discriminator(step, map(phases.discriminator_loss, parts), map(phases.discriminator_penalty, parts))
         latents, fewer = self.draw(s.batch_size), self.draw(max(s.batch_size // 2, s.accumulate * self.processes.count))
-        self.update_generator(step, phases.generator_loss(latents), phases.generator_penalty(fewer))
+        with frozen(self.players.discriminator):  # it passes the gradient on without collecting its own
+            self.update_generator(step, map(phases.generator_loss, latents), map(phases.generator_penalty, fewer))
+        self.players.mapping.update_mean(phases.take_w())
         self.follow(step)
         return phases.measured
 
@@ -93,3 +98,16 @@ class Step:
             self.phases.measured["augment.r"] = p.augment.adjust()
             self.phases.measured["augment.p"] = p.augment.p.clone()
         update_average(p.average, p.trained, decay_of(s.batch_size, step * s.batch_size, s.ema_half_life))
+
+
+@contextlib.contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Inside, no parameter of the module collects a gradient; afterwards each does that did before."""
+    trainable = [p for p in module.parameters() if p.requires_grad]
+    for p in trainable:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in trainable:
+            p.requires_grad_(True)

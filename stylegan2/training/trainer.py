@@ -3,7 +3,8 @@
 import contextlib
 import dataclasses
 import math
-from collections.abc import Generator
+import os
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import torch
@@ -11,10 +12,20 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from stylegan2.data import ImageSource, Loader, open_source, shuffled_indices
+from stylegan2.files import load_tensors
 from stylegan2.images import save_grid, to_float
-from stylegan2.training.checkpoint import checkpoints, load_tensors, save_checkpoint
+from stylegan2.training.checkpoint import checkpoints, save_checkpoint
 from stylegan2.training.config import Settings
-from stylegan2.training.folder import claim_folder, note_provenance, refuse_to_mix
+from stylegan2.training.folder import (
+    check_apart,
+    check_same_set,
+    claim_folder,
+    last_stretch,
+    located,
+    note_stretch,
+    only_one,
+    refuse_to_mix,
+)
 from stylegan2.training.log import Log, SilentLog
 from stylegan2.training.meters import Means, StopSignal
 from stylegan2.training.players import Players, sample
@@ -26,7 +37,8 @@ from stylegan2.training.step import Step
 
 class Trainer:
     """A run in a folder: settings.json, run.json (on what and with what it was made), history.jsonl, samples/,
-    checkpoints. One process, or each of those that `accelerate launch` started; the first of them writes.
+    checkpoints. One process, or each of those that `accelerate launch` started; the first of them writes, and only
+    while it trains.
 
     Args:
         run: folder; created when missing.
@@ -37,63 +49,82 @@ class Trainer:
         workers: processes that read images ahead; as many as suit the data when not given.
 
     Raises:
-        FileExistsError: the folder holds a run, and `resume` was not asked for.
+        FileExistsError: the folder holds a run, and `resume` was not asked for; or a record or converted network.
         FileNotFoundError: `resume`, but there is no checkpoint; or the data is missing.
         CheckpointError: the checkpoint cannot be read, or does not fit the settings.
-        ValueError: the data holds no usable image, or no labels where the settings want them; or the batch does not
-            divide among the processes.
+        ValueError: the data holds no usable image, or no labels where the settings want them, or is not what the run
+            was trained on; the folder lies in the data; the batch does not divide among the processes; the networks
+            are too large for the memory; an interval is less than 1.
         OSError: the folder cannot be written.
     """
 
     def __init__(self, run: Path, settings: Settings, resume: bool = False, device: str | None = None,
                  checkpoint_every: int = 10_000, sample_every: int = 10_000, log_every: int = 1_000,
                  workers: int | None = None):
-        self.run, self.settings = run, settings
+        self.run, self.settings, self.resume = run, (settings := located(settings)), resume
         self.intervals = {"log": log_every, "sample": sample_every, "checkpoint": checkpoint_every}
+        for name, images in self.intervals.items():
+            if images < 1:
+                raise ValueError(f"{name}_every is {images}: it counts images, and must be 1 or more")
+        self.options = {"checkpoint_every": checkpoint_every, "sample_every": sample_every, "log_every": log_every,
+                        "workers": workers, "device": device}
         self.processes = join_processes(device)
         self.device, self.writes = self.processes.device, self.processes.rank == 0
         settings.check_parts(self.processes.count)
         refuse_to_mix(run, resume)
+        check_apart(run, settings.data)
         with self.processes.first_alone():  # a public set is downloaded once; and all have seen that the folder is free
-            self.source = open_source(settings.data, settings.resolution, settings.background)
+            self.source = open_source(settings.data, settings.resolution, settings.background, white=settings.white)
+        if resume and last_stretch(run).get("set", {}).get("path") == settings.data:  # else another set is meant
+            check_same_set(run, settings.data, self.source.fingerprint)
         self.chosen = chosen_images(self.source, settings)
         self.loader = Loader(self.source, self.device, workers)
         class_weights = frequencies(self.source, self.chosen, settings) if settings.labels else None
+        n_classes = 0 if class_weights is None else len(class_weights)
+        refuse_too_large(settings, n_classes, self.device)
         if self.writes:
             claim_folder(run)  # last, so that a mistake in the settings leaves no folder behind
         torch.manual_seed(settings.seed)  # the same weights in all processes
-        self.players = Players(settings, n_classes=0 if class_weights is None else len(class_weights)).to(self.device)
+        self.players = Players(settings, n_classes).to(self.device)
         torch.manual_seed(settings.seed + self.processes.rank)
         self.step = Step(self.players, self.processes, class_weights)
-        self.steps_done, self.seconds = 0, 0.0
-        if resume:
-            self.load(checkpoints(run)[-1])
-        if self.writes:
-            settings.save(run / "settings.json")
-            note_provenance(run, self.images_seen, provenance(self.device, self.processes.count))
+        self.steps_done, self.seconds, self.whole = 0, 0.0, True
+        self.saved = checkpoints(run)[-1:] if resume else []
+        for path in self.saved:
+            self.load(path)
 
     @property
     def images_seen(self) -> int:
         return self.steps_done * self.settings.batch_size
 
     def train(self) -> bool:
-        """Train until `settings.images`. Ctrl-C (SIGINT) or SIGTERM finish the step, save, and return False.
+        """Train until `settings.images`. A signal that asks the process to end (Ctrl-C, a closed terminal, kill; all
+        but SIGKILL), or an output that nobody reads any more, finish the step, save, and return False.
 
         Raises:
+            FileExistsError: another training writes into the folder, or has done so since this one was made.
             FloatingPointError: a loss is no longer finite; the last checkpoint is kept.
+            OSError, ValueError: a file cannot be written, or an image no longer read; the last whole step is saved
+                if that is still possible.
         """
+        if self.steps_done >= self.total:
+            return True
         if self.settings.compile:
             self.players.compile()
-        total, means = -(-self.settings.images // self.settings.batch_size), Means()
+        means = Means()
         with contextlib.ExitStack() as stack:
-            stop, log_of_run = stack.enter_context(StopSignal()), stack.enter_context(self.open_log())
-            batches = stack.enter_context(contextlib.closing(self.batches(total)))
+            stop = stack.enter_context(StopSignal())
+            stack.enter_context(self.alone())
+            log_of_run = stack.enter_context(self.open_log())
+            batches = stack.enter_context(contextlib.closing(self.batches()))
+            stack.enter_context(self.saving_what_is_whole(means))
             if self.steps_done == 0:
                 self.save_samples()
-            for step in log_of_run.steps(range(self.steps_done, total)):
-                means.add(self.step(step, *next(batches)))
-                self.steps_done = step + 1
-                last = self.processes.any(stop.asked) or self.steps_done == total
+            for step in log_of_run.steps(range(self.steps_done, self.total)):
+                batch, self.whole = next(batches), False
+                means.add(self.step(step, *batch))
+                self.steps_done, self.whole = step + 1, True
+                last = self.processes.any(stop.asked or log_of_run.unread) or self.steps_done == self.total
                 if last or self.due("log") or self.due("checkpoint"):  # a line before a checkpoint: it must be finite
                     log_of_run.write(self.images_seen, self.measured(means))
                 if last or self.due("sample"):
@@ -102,15 +133,67 @@ class Trainer:
                     self.save()
                 if last:
                     break
-        return self.steps_done >= total
+        return self.steps_done >= self.total
 
-    def batches(self, total: int) -> Generator[
+    @property
+    def total(self) -> int:
+        """Steps that the run will have made at its end."""
+        return -(-self.settings.images // self.settings.batch_size)
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Inside, the folder is this run's: no other training may write there, and it says what is about to happen."""
+        refusal: OSError | None = None
+        with contextlib.ExitStack() as stack:
+            try:
+                if self.writes:
+                    stack.enter_context(only_one(self.run))
+                    self.begin()
+            except OSError as error:
+                refusal = error
+            if self.processes.any(refusal is not None):  # all end, where one would wait for the others
+                raise refusal or FileExistsError(f"the first process cannot train into {self.run}")
+            yield
+
+    def begin(self) -> None:
+        """Write what is about to happen: settings.json, and a stretch of run.json.
+
+        Raises:
+            FileExistsError: the folder is not as this run found it.
+        """
+        if checkpoints(self.run)[-1:] != self.saved:
+            raise FileExistsError(f"{self.run} has been trained into since this run was opened: open it again")
+        source = self.source
+        stretch = {**provenance(self.device, self.processes.count), "settings": dataclasses.asdict(self.settings),
+                   "options": self.options,
+                   "set": {"path": self.settings.data, "images": len(source), "fingerprint": source.fingerprint,
+                           "classes": list(source.class_names) if self.settings.labels else []}}
+        self.settings.save(self.run / "settings.json")
+        note_stretch(self.run, self.images_seen, stretch)
+
+    @contextlib.contextmanager
+    def saving_what_is_whole(self, means: Means) -> Iterator[None]:
+        """An error between two steps (a full disk, a set that is gone) must not cost the steps made. One process alone:
+        several would wait for one another.
+        """
+        try:
+            yield
+        except FloatingPointError:
+            raise
+        except Exception:
+            if self.whole and self.processes.count == 1 and self.steps_done > 0:
+                with contextlib.suppress(Exception):
+                    self.measured(means)  # finite?
+                    self.save()
+            raise
+
+    def batches(self) -> Generator[
             tuple[Float[Tensor, "share 3 side side"], Int[Tensor, "share"] | None], None, None]:
         """This process's share of every batch to come: real images in [−1, 1] on the device, and labels."""
         s = self.settings
         shares = (self.processes.share(
             self.chosen[shuffled_indices(len(self.chosen), step * s.batch_size, s.batch_size, s.seed)])
-            for step in range(self.steps_done, total))
+            for step in range(self.steps_done, self.total))
         with contextlib.closing(self.loader.batches(shares)) as batches:
             for pixels, labels in batches:
                 images = to_float(pixels)
@@ -162,7 +245,7 @@ class Trainer:
         if self.writes:
             state = {"steps": self.steps_done, "batch_size": self.settings.batch_size, "seconds": self.seconds,
                      "processes": self.processes.count}
-            save_checkpoint(self.run, self.images_seen, tensors, state)
+            self.saved = [save_checkpoint(self.run, self.images_seen, tensors, state)]
         self.processes.wait()
 
     def load(self, path: Path) -> None:
@@ -171,6 +254,25 @@ class Trainer:
         images = state["steps"] * state["batch_size"]
         restore(self.step, tensors, images, state["processes"], path)
         self.steps_done, self.seconds = images // self.settings.batch_size, state["seconds"]
+
+
+def refuse_too_large(settings: Settings, n_classes: int, device: torch.device) -> None:
+    """
+    Raises:
+        ValueError: the networks, with their gradients and Adam's two moments, would not fit into the memory.
+    """
+    with torch.device("meta"):  # sizes without memory
+        players = Players(settings, n_classes)
+    need = 4 * sum(p.numel() * p.element_size() for p in players.parameters())
+    if device.type == "cuda":
+        have = torch.cuda.mem_get_info(device)[1]
+    elif hasattr(os, "sysconf"):
+        have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    else:  # Windows does not say
+        return
+    if need > have:
+        raise ValueError(f"networks of these settings take {need / 2**30:,.0f} GiB to train, and {device} has "
+                         f"{have / 2**30:,.0f}: take fewer n_features, max_features or d_latent")
 
 
 def chosen_images(source: ImageSource, settings: Settings) -> Int[Tensor, "chosen"]:

@@ -1,12 +1,12 @@
 """One player's optimizer, with lazy regularization."""
 
-import itertools
 from collections.abc import Iterable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from stylegan2.precision import exact_float32
 from stylegan2.training.processes import Processes
 
 Losses = Iterable[Float[Tensor, ""]]
@@ -41,16 +41,22 @@ class Update:
             loss, penalty: one number per part; the penalty is not looked at where it is not its turn.
         """
         if self.interval == 1:
-            self.descend(itertools.chain(loss, penalty))
+            self.descend(loss, penalty)
         else:
             self.descend(loss)
             if self.interval and step % self.interval == 0:
-                self.descend(self.interval * part for part in penalty)
+                self.descend((), (self.interval * part for part in penalty))
 
-    def descend(self, losses: Losses) -> None:
-        """One step of Adam along the mean over the parts."""
+    def descend(self, losses: Losses, penalties: Losses = ()) -> None:
+        """One step of Adam along the mean over the parts; penalties are exact, forward and backward."""
         self.adam.zero_grad(set_to_none=True)
-        for loss in losses:
-            (loss / self.parts).backward()
+        self.walk_back(losses)
+        with exact_float32():
+            self.walk_back(penalties)
         self.processes.average([p.grad for p in self.parameters if p.grad is not None])
         self.adam.step()
+
+    def walk_back(self, losses: Losses) -> None:
+        """Add the gradients of the mean over the parts."""
+        for loss in losses:
+            (loss / self.parts).backward()

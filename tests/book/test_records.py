@@ -3,7 +3,7 @@
 import json
 import re
 import sysconfig
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -88,7 +88,7 @@ def test_a_record_of_images_holds_together(name):
 def test_a_run_of_a_series_holds_together(name, run):
     made = records.series(name)[run]
     settings = SERIES[name][run]
-    assert json.loads(json.dumps(asdict(settings))) == made["settings"]
+    assert Settings.from_dict(made["settings"]) == settings
     assert made["command"] == settings.command()
     assert made["seed"] == settings.seed
     assert re.fullmatch("[0-9a-f]{12}", made["commit"])

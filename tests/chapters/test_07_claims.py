@@ -21,11 +21,11 @@ def test_penalties_are_taken_of_the_plain_images_in_float32():
     step, real = Step(players), torch.rand(4, 3, 8, 8) * 2 - 1
     seen, formats = [], []
     step.phases.r1.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
-    first = next(m for m in players.discriminator.modules() if type(m).__name__ == "EqualizedConv2d")
+    first = players.discriminator.from_rgb[0]
     first.register_forward_hook(lambda _, arguments, result: formats.append((arguments[0].detach(), result.dtype)))
     parts = step.parts(real, None)
-    next(step.phases.discriminator_loss(parts)).backward()
-    next(step.phases.discriminator_penalty(parts)).backward()
+    step.phases.discriminator_loss(parts[0]).backward()
+    step.phases.discriminator_penalty(parts[0]).backward()
     assert torch.equal(seen[0], real)  # the gradient is taken with respect to the images as they are …
     assert not torch.equal(formats[-1][0], real)  # … and the discriminator saw them transformed
     assert [dtype for _, dtype in formats] == [torch.bfloat16, torch.bfloat16, torch.float32]

@@ -656,7 +656,7 @@ def test_the_comparison_draws_the_same_masks_and_leaves_buffers_alone():
     )  # of one pass
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_the_comparison_draws_the_same_masks_on_a_gpu():
     module = nn.Sequential(nn.Linear(4, 60), nn.Dropout(0.5), nn.Linear(60, 3)).cuda()
     x = torch.randn(BATCH, 4).cuda()

@@ -3,6 +3,9 @@
 import builtins
 import hashlib
 import json
+import os
+import subprocess
+import sys
 
 import jaxtyping
 import numpy as np
@@ -12,7 +15,7 @@ import torch
 from stylegan2.commands.convert import Convert
 from stylegan2.commands.sample import Sample
 from stylegan2.convert import export_onnx, from_published
-from stylegan2.training.checkpoint import load_module, load_tensors
+from stylegan2.files import load_module, load_tensors
 from stylegan2.weights import load_generator
 from tests.stylegan2 import reference
 
@@ -136,6 +139,15 @@ def test_onnx_with_any_batch_size(converted, tmp_path, unchecked):
         images, = session.run(["images"], {"z": z.numpy(), "psi": np.array(psi, np.float32)})
         theirs = trained(z, psi)
         assert (torch.from_numpy(images) - theirs).abs().max() <= 1e-4 * max(1.0, (theirs.max() - theirs.min()).item())
+
+
+def test_an_export_says_one_thing(converted, tmp_path):
+    """And none of the exporter's own remarks: in a process of its own, as a user sees it."""
+    command = [sys.executable, "-m", "stylegan2", "convert", "--run", converted[0], "--onnx", tmp_path / "a.onnx"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert len(done.stdout.splitlines()) == 1
 
 
 def test_onnx_with_classes(tmp_path, unchecked):

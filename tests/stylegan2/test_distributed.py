@@ -1,6 +1,7 @@
 """Two processes train as one does."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -8,7 +9,8 @@ import sys
 import pytest
 import torch
 
-from stylegan2.training.checkpoint import checkpoints, load_tensors
+from stylegan2.files import load_tensors
+from stylegan2.training.checkpoint import checkpoints
 
 # The directions of path lengths are drawn by each process for itself: without them, one process computes the same.
 SETTINGS = {"resolution": 8, "batch-size": 8, "n-features": 4, "max-features": 8, "d-latent": 8,
@@ -72,11 +74,12 @@ def test_only_the_first_process_writes(runs):
     assert len((runs / "run-two" / "history.jsonl").read_text().splitlines()) == 1
 
 
-def test_a_run_goes_on_with_another_number_of_processes(runs):
-    output = start(runs / "one_rank.py", runs / "resumed", "--run", runs / "run-two", *FLAGS, "--images", "96",
-                   "--resume", processes=1)
+def test_a_run_goes_on_with_another_number_of_processes(runs, tmp_path):
+    run = shutil.copytree(runs / "run-two", tmp_path / "run-two")
+    output = start(runs / "one_rank.py", tmp_path / "resumed", "--run", run, *FLAGS, "--images", "96", "--resume",
+                   processes=1)
     assert "was written by 2 processes, and 1 go on" in output
-    tensors, state = load_tensors(checkpoints(runs / "run-two")[-1])
+    tensors, state = load_tensors(checkpoints(run)[-1])
     assert state["processes"] == 1
     assert state["steps"] == 12
     assert {name for name in tensors if name.startswith("random.")} == {"random.latents", "random.cpu.0"}

@@ -8,8 +8,10 @@ from safetensors.torch import load_file
 
 from book.records import record
 from stylegan2 import explore
+from stylegan2.cli import main
 from stylegan2.commands.explore import Explore
 from stylegan2.data import ToyFaces
+from stylegan2.files import load_tensors
 from stylegan2.images import to_float, to_uint8
 from stylegan2.metrics.classifier import COLUMNS, FaceClassifier
 from stylegan2.weights import load_generator
@@ -106,3 +108,71 @@ def test_directions_of_factors(tmp_path, capsys, monkeypatch):
 def test_layers_of_another_generator(tmp_path):
     with pytest.raises(ValueError, match="8 layers, counted from 0, and that means 7 to 9"):
         run("mix", "--out", tmp_path / "mix.png", "--layers", "7-9")
+
+
+def test_project_takes_the_images_of_a_folder(tmp_path, capsys):
+    faces = ToyFaces(32).images(torch.arange(2)).permute(0, 2, 3, 1).numpy()
+    (tmp_path / "faces" / "more").mkdir(parents=True)
+    for name, pixels in zip(("b.png", "more/a.png"), faces, strict=True):
+        Image.fromarray(pixels).save(tmp_path / "faces" / name)
+    (tmp_path / "faces" / "notes.txt").touch()
+    run("project", "--out", tmp_path / "found.png", "--steps", 2, "--images", tmp_path / "faces")
+    assert size_of(tmp_path / "found.png") == (3 * 96, 24 + 2 * 96)
+    tensors, state = load_tensors(tmp_path / "found.safetensors")
+    assert tensors["w"].shape[1] == 2
+    assert state["axes"] == ["layers", "batch", "d_latent"]
+    assert [name.rsplit("/", 1)[1] for name in state["images"]] == ["b.png", "a.png"]
+    (tmp_path / "none").mkdir()
+    with pytest.raises(ValueError, match="no image file in the folder"):
+        run("project", "--out", tmp_path / "other.png", "--images", tmp_path / "none")
+    assert not list(tmp_path.glob("other*"))
+
+
+def test_an_output_that_cannot_be_written_is_known_before_the_work(tmp_path, monkeypatch):
+    def working(*_, **__):
+        raise AssertionError("the work has begun")
+
+    for name in ("mixing_grid", "truncation_sweep", "film", "project", "sefa"):
+        monkeypatch.setattr(f"stylegan2.explore.{name}", working)
+    photograph = tmp_path / "photograph.png"
+    Image.new("RGB", (8, 8)).save(photograph)
+    before = photograph.read_bytes()
+    for what, *more in (["mix"], ["truncate"], ["directions"], ["project", "--images", photograph]):
+        with pytest.raises(FileExistsError, match="was not written by this program"):
+            run(what, "--out", photograph, *more)
+    (tmp_path / "found.safetensors").write_bytes(b"of somebody else")
+    with pytest.raises(FileExistsError, match=r"found\.safetensors"):
+        run("project", "--out", tmp_path / "found.png", "--images", photograph)
+    for what, *more in (["mix"], ["interpolate"]):
+        with pytest.raises(OSError, match="cannot write"):
+            run(what, "--out", photograph / ("a.png" if what == "mix" else "a.gif"), *more)
+    assert photograph.read_bytes() == before
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["mix", "--rows", 900, "--columns", 900], "million pixels in one picture"),
+    (["truncate", "--rows", 1000, "--psis", *[1] * 100], "million pixels in one picture"),
+    (["interpolate", "--out", "a.gif", "--steps", 1000, "--keyframes", 500], "and 1,000,000 are the most")])
+def test_more_than_fits_is_refused_before_the_work(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        tyro.cli(Explore, args=[arguments[0], "--run", str(RECORD.absolute()), *map(str, arguments[1:])]).execute()
+    assert not list(tmp_path.iterdir())
+
+
+def test_classes_are_named(tmp_path, capsys):
+    """In a run with classes one must be chosen, and the message says which there are."""
+    main(["train", "--run", str(tmp_path / "run"), "--resolution", "8", "--batch-size", "4", "--n-features", "4",
+          "--max-features", "8", "--d-latent", "8", "--labels", "--images", "8"])
+    for what in ("mix", "truncate", "interpolate", "directions"):
+        suffix = "gif" if what == "interpolate" else "png"
+        with pytest.raises(SystemExit):
+            main(["explore", what, "--run", str(tmp_path / "run"), "--out", str(tmp_path / f"a.{suffix}")])
+        assert "give --label N: 0 (bald), 1 (short), 2 (long), 3 (curls), 4 (bun)" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["sample", "--run", str(tmp_path / "run"), "--label", "5", "--out", str(tmp_path / "a.png")])
+    assert "there is no class 5: give --label N: 0 (bald)" in capsys.readouterr().err
+    main(["explore", "mix", "--run", str(tmp_path / "run"), "--label", "4", "--out", str(tmp_path / "a.png")])
+    with pytest.raises(SystemExit):
+        main(["sample", "--run", str(RECORD), "--label", "0", "--out", str(tmp_path / "b.png")])
+    assert "was trained without classes" in capsys.readouterr().err

@@ -73,7 +73,7 @@ def test_without_layers_nothing_is_mixed():
     w = explore.draw_w(trained, 2)
     with pytest.raises(ValueError, match="n_layers is 1"):
         explore.mixing_grid(trained, w, w, range(1))
-    with pytest.raises(ValueError, match="this generator has 1 layer"):
+    with pytest.raises(ValueError, match="no styles"):
         explore.layer_range(trained, "coarse")
     assert explore.layer_range(trained, "all") == range(1)
 

@@ -61,6 +61,22 @@ def test_a_generator_of_two_resolutions_has_no_fine_layers():
         explore.layer_range(tiny(resolution=8), "fine")
 
 
+@pytest.mark.parametrize("batch", [1, 3, 8])
+def test_axes_in_the_order_of_other_programs_are_noticed(faces, batch):
+    """[batch, layers, d], also where there are as many images as layers: from one w each, or mixed from two."""
+    w = explore.draw_w(faces, batch, seed=1)
+    mixed = explore.mix(w, explore.draw_w(faces, batch, seed=2), range(3))
+    for ours in (w, mixed, w.clone()):
+        images = explore.synthesize(faces, ours)
+        with pytest.raises(ValueError, match=r"looks like \[batch, layers, d_latent\].*w\.transpose\(0, 1\)"):
+            explore.synthesize(faces, ours.transpose(0, 1).contiguous())
+        assert torch.equal(explore.synthesize(faces, ours.transpose(0, 1).contiguous().transpose(0, 1)), images)
+    with pytest.raises(ValueError, match="per_layer"):
+        explore.synthesize(faces, w[:5, :2])
+    with pytest.raises(ValueError, match="per_layer"):
+        explore.synthesize(faces, w[:1, :1])
+
+
 @settings(max_examples=30, deadline=None)
 @given(n=st.integers(2, 18), ends=st.tuples(st.integers(0, 18), st.integers(0, 18)))
 def test_mixing_takes_each_layer_from_one_source(n, ends):

@@ -39,10 +39,10 @@ def changed(module, before):
 def phases(step, real):
     """The four phases, by the player that each trains: (update, losses)."""
     parts, latents = step.parts(real, None), step.draw(len(real))
-    yield "discriminator", step.update_discriminator, step.phases.discriminator_loss(parts)
-    yield "discriminator", step.update_discriminator, step.phases.discriminator_penalty(parts)
-    yield "generator", step.update_generator, step.phases.generator_loss(latents)
-    yield "generator", step.update_generator, step.phases.generator_penalty(latents)
+    yield "discriminator", step.update_discriminator, map(step.phases.discriminator_loss, parts)
+    yield "discriminator", step.update_discriminator, map(step.phases.discriminator_penalty, parts)
+    yield "generator", step.update_generator, map(step.phases.generator_loss, latents)
+    yield "generator", step.update_generator, map(step.phases.generator_penalty, latents)
 
 
 def test_each_player_moves_only_in_its_own_phases():
@@ -55,11 +55,39 @@ def test_each_player_moves_only_in_its_own_phases():
             assert bool(changed(module, before[name])) == (name == mover)
 
 
-def test_the_generators_step_leaves_no_gradient_in_the_discriminator():
-    players, step, _ = make()
-    step.update_generator.descend(step.phases.generator_loss(step.draw(4)))
-    assert all(p.grad is None for p in players.discriminator.parameters())
-    assert all(p.requires_grad for p in players.discriminator.parameters())
+def test_the_generators_step_leaves_no_gradient_in_the_discriminator(monkeypatch):
+    """What D has collected when G has moved is what it had when it had moved itself."""
+    players, step, real = make()
+    collected = []
+    for update in (step.update_discriminator, step.update_generator):
+        update.adam.register_step_post_hook(lambda *_: collected.append(gradients(players.discriminator)))
+    step(1, real)  # no penalties: one step of each
+    assert len(collected) == 2
+    assert collected[0].keys() == collected[1].keys() != set()
+    assert all(torch.equal(collected[0][name], collected[1][name]) for name in collected[0])
+
+
+@pytest.mark.parametrize("by_hand", [True, False])
+@pytest.mark.parametrize("fails", [True, False])
+def test_freezing_the_discriminator_restores_what_it_found(monkeypatch, by_hand, fails):
+    """Also a layer that was frozen by hand, and also where the generator's turn raises."""
+    players, step, real = make()
+    layer = players.discriminator.from_rgb[0]
+    layer.requires_grad_(not by_hand)
+    before = {name: p.requires_grad for name, p in players.discriminator.named_parameters()}
+    weights = snapshot(layer)
+    if fails:
+        def broken(scores):
+            assert not any(p.requires_grad for p in players.discriminator.parameters())
+            raise RuntimeError("out of memory, say")
+
+        monkeypatch.setattr(step.phases, "generator_game", broken)
+        with pytest.raises(RuntimeError, match="say"):
+            step(1, real)
+    else:
+        step(0, real)
+    assert {name: p.requires_grad for name, p in players.discriminator.named_parameters()} == before
+    assert bool(changed(layer, weights)) != by_hand
 
 
 def test_penalties_come_at_their_intervals():
@@ -77,8 +105,8 @@ def test_penalties_are_multiplied_by_their_interval(monkeypatch):
     r1 = image_gradient.square().sum() / len(x)
     expected, = torch.autograd.grad(r1, players.discriminator.from_rgb[0].weight.weight)
     monkeypatch.setattr(step.update_discriminator.adam, "step", lambda: None)
-    step.update_discriminator(16, step.phases.discriminator_loss(step.parts(real, None)),
-                              step.phases.discriminator_penalty(step.parts(real, None)))
+    step.update_discriminator(16, map(step.phases.discriminator_loss, step.parts(real, None)),
+                              map(step.phases.discriminator_penalty, step.parts(real, None)))
     torch.testing.assert_close(players.discriminator.from_rgb[0].weight.weight.grad, expected * (0.3 / 2 * 16))
 
 
@@ -116,6 +144,8 @@ def test_a_batch_in_parts_has_the_gradients_of_the_whole(model, phase, monkeypat
         _, update, losses = list(phases(step, real))[phase]
         monkeypatch.setattr(update.adam, "step", lambda: None)
         update.descend(losses)
+        if step.phases.seen_w:
+            players.mapping.update_mean(step.phases.take_w())
         found.append((gradients(players), players.mapping.mean_w.clone()))
     assert found[0][0].keys() == found[1][0].keys() != set()
     for name, gradient in found[0][0].items():
@@ -209,7 +239,9 @@ def test_settings_that_do_not_go_together():
     for changes, message in [({"growing": True}, "growing needs generator plain"),
                              ({"style": "none"}, "style none .* needs generator plain"),
                              ({"accumulate": 3}, "multiple of 4"), ({"style_mixing": 1.5}, "from 0 to 1"),
-                             ({"r1_gamma": -1.0}, "must not be negative")]:
+                             ({"r1_gamma": -1.0}, "must be from 0 to"),
+                             ({"mapping_layers": 0}, "no paths in w"),
+                             ({"mapping_layers": 0, "path_length_weight": 0.0, "labels": True}, "at least one layer")]:
         with pytest.raises(ValueError, match=message):
             Settings(**changes)
     with pytest.raises(ValueError, match=r"4 parts .* of 6 images: each must have a multiple of 4"):
