@@ -44,7 +44,7 @@ def series(name: str) -> dict[str, dict[str, Any]]:
     Raises:
         FileNotFoundError: there is no record of that name.
     """
-    return {path.stem: json.loads(path.read_text()) for path in sorted(record(name).glob("*.json"))}
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(record(name).glob("*.json"))}
 
 
 def strip(name: str, run: str) -> Path:
