@@ -89,11 +89,12 @@ def misfit_of_one(value: Any, kind: type, allowed: Range | None) -> str:
 
 
 def first(reasons: Iterable[str]) -> str:
+    """The first that says something."""
     return next((reason for reason in reasons if reason), "")
 
 
 def shown(value: Any) -> str:
-    """A value in a message, not at any length."""
+    """A value in a message, cut where it is long."""
     text = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
     return (text if len(text) <= 60 else text[:57] + "…") or "empty"
 
