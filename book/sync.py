@@ -1,7 +1,7 @@
 """Bring the notebooks in line with the packages and with each other: `python -m book sync`.
 
 A definition cell (metadata `{"defines": "stylegan2.equalized.EqualizedLinear"}`) gets the object's source, the setup
-cell (`{"setup": true}`) gets its text, and the file gets one form: format 4.5, an id for every cell, one kernel, no
+cell (`{"setup": true}`, or `"gpu"` where the chapter uses one) gets its text, and the file gets one form: format 4.5, an id for every cell, one kernel, no
 outputs but those that a cell tagged `nbval-check-output` holds for comparison. The pages of the back matter that follow
 from the chapters and the packages are written last. Doing it twice changes nothing.
 """
@@ -41,6 +41,16 @@ if "google.colab" in sys.modules:  # on Colab: install the book's packages, and 
     keep.write_text("".join(f"{{name}}=={{version(name)}}\\n" for name in ("torch", "numpy")))
     book = "annotated-stylegan2-gradnorm[train] @ git+{url}@{branch}"
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--constraint", keep, book], check=True)"""
+# Where a chapter uses a GPU, its setup cell has the metadata {"setup": "gpu"}: Colab then opens it with one, and who has
+# none all the same is told before an hour on the CPU.
+LOOK_FOR_GPU = """
+
+    import torch
+
+    if not torch.cuda.is_available():
+        print("There is no GPU here, so the cells below train for less time and on the CPU. Runtime → Change runtime "
+              "type → T4 GPU gives one, at no cost; this notebook then starts anew.")"""
+ON_GPU = {"accelerator": "GPU", "colab": {"gpuType": "T4", "provenance": []}}
 
 
 def sync(paths: Iterable[Path] = (), *, check: bool = False) -> int:
@@ -97,7 +107,8 @@ def synced(text: str, repository: Repository) -> tuple[str, list[str]]:
             cell.source = wanted
         _tidy(cell)
     _identify(notebook.cells)
-    notebook.metadata = {**_only(notebook.metadata, KEPT_METADATA), **KERNEL}
+    uses_gpu = any(cell.metadata.get("setup") == "gpu" for cell in notebook.cells)
+    notebook.metadata = {**_only(notebook.metadata, KEPT_METADATA), **KERNEL, **(ON_GPU if uses_gpu else {})}
     notebook.nbformat_minor = 5
     nbformat.validate(notebook)
     return nbformat.writes(notebook) + "\n", notes
@@ -141,7 +152,8 @@ def _wanted(cell: Any, repository: Repository) -> str | None:
     if cell.cell_type != "code":
         return None
     if cell.metadata.get("setup"):
-        return SETUP.format(url=repository.url, branch=repository.branch)
+        text = SETUP.format(url=repository.url, branch=repository.branch)
+        return text + (LOOK_FOR_GPU if cell.metadata["setup"] == "gpu" else "")
     if "defines" in cell.metadata:
         code = definitions.source(cell.metadata["defines"])
         ast.parse(code)

@@ -1,4 +1,5 @@
 import json
+import re
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -8,7 +9,7 @@ import nbformat
 import pytest
 
 from book import sync as sync_module
-from book.project import Repository
+from book.project import Repository, notebooks
 from book.sync import faults, sync, synced
 
 HERE = Repository("https://example.org/us/book", "v1.0")
@@ -83,6 +84,31 @@ def test_setup_cell_derives_from_the_repository(packages):
     setup = "".join(cells(text)[0]["source"])
     assert "git+https://example.org/us/book@v1.0" in setup
     assert len(setup.splitlines()) <= 12
+
+
+def test_a_chapter_that_uses_a_gpu_opens_with_one_and_says_where_there_is_none(packages, monkeypatch, capsys):
+    text, _ = synced(notebook(code("", setup="gpu"), code("1 + 1")), HERE)
+    assert json.loads(text)["metadata"]["accelerator"] == "GPU"
+    assert json.loads(text)["metadata"]["colab"] == {"gpuType": "T4", "provenance": []}
+    assert synced(text, HERE) == (text, [])
+    without, _ = synced(notebook(code("", setup=True)), HERE)
+    assert "accelerator" not in json.loads(without)["metadata"]
+    setup = "".join(cells(text)[0]["source"])
+    monkeypatch.setitem(sys.modules, "google.colab", ModuleType("google.colab"))
+    monkeypatch.setattr("subprocess.run", lambda *_, **__: None)
+    for there, told in ((True, False), (False, True)):
+        monkeypatch.setattr("torch.cuda.is_available", lambda there=there: there)
+        exec(setup, {})
+        assert ("Runtime → Change runtime type → T4 GPU" in capsys.readouterr().out) == told
+
+
+def test_every_chapter_that_names_the_gpu_has_one():
+    """Who asks torch for a device, or hands the choice to the trainer, opens with a GPU on Colab."""
+    for path in notebooks():
+        found = nbformat.read(path, as_version=4)
+        asks = any(re.search(r"torch\.cuda\.|Trainer\(run,", cell.source) for cell in found.cells
+                   if cell.cell_type == "code" and not cell.metadata.get("setup") and "defines" not in cell.metadata)
+        assert ("accelerator" in found.metadata) == asks, path.name
 
 
 def test_setup_cell_does_nothing_away_from_colab(monkeypatch):
