@@ -1,9 +1,9 @@
 """Bring the notebooks in line with the packages and with each other: `python -m book sync`.
 
 A definition cell (metadata `{"defines": "stylegan2.equalized.EqualizedLinear"}`) gets the object's source, the setup
-cell (`{"setup": true}`, or `"gpu"` where the chapter uses one) gets its text, and the file gets one form: format 4.5, an id for every cell, one kernel, no
-outputs but those that a cell tagged `nbval-check-output` holds for comparison. The pages of the back matter that follow
-from the chapters and the packages are written last. Doing it twice changes nothing.
+cell (`{"setup": true}`, or `"gpu"` where the chapter uses one) gets its text, and the file gets one form: format 4.5, an
+id for every cell, one kernel, no outputs but those that a cell tagged `nbval-check-output` holds for comparison. The
+pages of the back matter that follow from the chapters and the packages are written last. Doing it twice changes nothing.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ LOOK_FOR_GPU = """
     import torch
 
     if not torch.cuda.is_available():
-        print("There is no GPU here, so the cells below train for less time and on the CPU. Runtime → Change runtime "
-              "type → T4 GPU gives one, at no cost; this notebook then starts anew.")"""
+        print("There is no GPU here, so the cells below train for less time, and on the CPU. Runtime → Change "
+              "runtime type → T4 GPU gives one, at no cost; this notebook then starts anew.")"""
 ON_GPU = {"accelerator": "GPU", "colab": {"gpuType": "T4", "provenance": []}}
 
 
