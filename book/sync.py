@@ -1,9 +1,10 @@
 """Bring the notebooks in line with the packages and with each other: `python -m book sync`.
 
 A definition cell (metadata `{"defines": "stylegan2.equalized.EqualizedLinear"}`) gets the object's source, the setup
-cell (`{"setup": true}`, or `"gpu"` where the chapter uses one) gets its text, and the file gets one form: format 4.5, an
-id for every cell, one kernel, no outputs but those that a cell tagged `nbval-check-output` holds for comparison. The
-pages of the back matter that follow from the chapters and the packages are written last. Doing it twice changes nothing.
+cell (`{"setup": true}`, or `"gpu"` where the chapter uses one) gets its text, and the file gets one form: format 4.5,
+an id for every cell, one kernel, no outputs but those that a cell tagged `nbval-check-output` holds for comparison.
+The pages of the back matter that follow from the chapters and the packages are written last. Doing it twice changes
+nothing.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ if "google.colab" in sys.modules:  # on Colab: install the book's packages, and 
     keep.write_text("".join(f"{{name}}=={{version(name)}}\\n" for name in ("torch", "numpy")))
     book = "annotated-stylegan2-gradnorm[train] @ git+{url}@{branch}"
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--constraint", keep, book], check=True)"""
-# Where a chapter uses a GPU, its setup cell has the metadata {"setup": "gpu"}: Colab then opens it with one, and who has
-# none all the same is told before an hour on the CPU.
+# Where a chapter uses a GPU, its setup cell has the metadata {"setup": "gpu"}: Colab then opens it with one, and who
+# has none all the same is told before an hour on the CPU.
 LOOK_FOR_GPU = """
 
     import torch
