@@ -15,6 +15,7 @@ from unittest import mock
 
 import torch
 
+from stylegan2.equalized import scaled_at_once
 from stylegan2.training.config import Settings
 from stylegan2.training.phases import Phases
 from stylegan2.training.players import Players
@@ -70,8 +71,10 @@ def ours(case: Case) -> Callable[[], None]:
     phases: Phases = step.phases
 
     def run() -> None:
-        step.update_discriminator.descend(map(phases.discriminator_loss, step.parts(real, None)))
-        with frozen(step.players.discriminator):
+        with scaled_at_once(step.players.trained):
+            step.update_discriminator.descend(
+                half(part) for part in step.parts(real, None) for half in (phases.real_loss, phases.fake_loss))
+        with frozen(step.players.discriminator), scaled_at_once(step.players.discriminator):
             step.update_generator.descend(map(phases.generator_loss, step.draw(case.batch)))
         phases.take_w()
 

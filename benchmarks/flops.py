@@ -73,7 +73,8 @@ def phases(case: Case) -> dict[str, Callable[[], None]]:
         p.take_w()
 
     return {
-        "D": lambda: discriminator(map(p.discriminator_loss, step.parts(real, None))),
+        "D": lambda: discriminator(
+            half(part) for part in step.parts(real, None) for half in (p.real_loss, p.fake_loss)),
         "R1": lambda: discriminator((), map(p.discriminator_penalty, step.parts(real, None))),
         "G": loss_of_generator,
         "path length": lambda: generator((), map(p.generator_penalty, step.draw(batch // 2))),

@@ -23,5 +23,6 @@ def decay_of(batch_size: int, images_seen: int, half_life: int, ramp_up: float =
 def update_average(average: nn.Module, module: nn.Module, decay: float) -> None:
     """average ← decay·average + (1 − decay)·module, over the parameters; buffers are copied."""
     torch._foreach_lerp_(list(average.parameters()), list(module.parameters()), 1 - decay)
-    for target, source in zip(average.buffers(), module.buffers(), strict=True):
-        target.copy_(source)
+    buffers = list(average.buffers())
+    if buffers:
+        torch._foreach_copy_(buffers, list(module.buffers()))

@@ -12,11 +12,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from stylegan2.equalized import EqualizedConv2d, EqualizedLinear, at_least_float32
+from stylegan2.equalized import EqualizedConv2d, EqualizedLinear, at_least_float32, times
 from stylegan2.modulation import Conv2dWeightModulate
 from stylegan2.precision import without_autocast
 from stylegan2.resample import UpSample
 
+Styles = Sequence[Float[Tensor, "batch d_latent"]] | Float[Tensor, "layers batch d_latent"]
+"""A w for each layer of a block."""
 NoiseMap = Float[Tensor, "_ 1 _ _"]
 LayerNoise = NoiseMap | Literal["random", "const"] | None
 Noise = Sequence[tuple[NoiseMap | None, NoiseMap | None]] | Literal["random", "const"] | None
@@ -39,14 +41,14 @@ class NoisyActivation(nn.Module):
 
     def __init__(self, features: int, resolution: int, strengths: tuple[int, ...] = (), gain: float = 1.0):
         super().__init__()
-        self.gain = gain
+        self.gain = self.bias_scale = gain
         self.noise_strength = nn.Parameter(torch.zeros(strengths))
         self.bias = nn.Parameter(torch.zeros(features))
         self.register_buffer("noise_const", torch.randn(1, 1, resolution, resolution))
 
     def activate(self, x: Float[Tensor, "batch features h w"],
                  noise: LayerNoise) -> Float[Tensor, "batch features h w"]:
-        x = x + (self.gain * self.bias)[:, None, None].to(x.dtype)
+        x = x + times(self.bias, self.bias_scale)[:, None, None].to(x.dtype)
         if noise is not None:
             if isinstance(noise, str):
                 noise = self.noise_const if noise == "const" else torch.randn_like(x[:, :1], dtype=self.bias.dtype)
@@ -110,7 +112,7 @@ class StylePair(nn.Module):
         self.style_block1 = style_block(d_latent, in_features, out_features, resolution, up=True)
         self.style_block2 = style_block(d_latent, out_features, out_features, resolution)
 
-    def features(self, x: Float[Tensor, "batch in_features h w"], w: Float[Tensor, "_ batch d_latent"],
+    def features(self, x: Float[Tensor, "batch in_features h w"], w: Styles,
                  noise) -> Float[Tensor, "batch out_features h2 w2"]:
         """What the two make of x, with w[0] and w[1]."""
         return self.style_block2(self.style_block1(x, w[0], noise[0]), w[1], noise[1])
@@ -124,7 +126,7 @@ class GeneratorBlock(StylePair):
         super().__init__(d_latent, in_features, out_features, resolution, style_block)
         self.to_rgb = ToRGB(d_latent, out_features)
 
-    def forward(self, x: Float[Tensor, "batch in_features h w"], w: Float[Tensor, "3 batch d_latent"],
+    def forward(self, x: Float[Tensor, "batch in_features h w"], w: Styles,
                 noise) -> tuple[Float[Tensor, "batch out_features h2 w2"], Float[Tensor, "batch 3 h2 w2"]]:
         x = self.features(x, w, noise)
         return x, self.to_rgb(x, w[2])
@@ -139,7 +141,7 @@ class ResidualBlock(StylePair):
         self.residual = nn.Sequential(
             EqualizedConv2d(in_features, out_features, kernel_size=1, bias=False), UpSample())
 
-    def forward(self, x: Float[Tensor, "batch in_features h w"], w: Float[Tensor, "_ batch d_latent"],
+    def forward(self, x: Float[Tensor, "batch in_features h w"], w: Styles,
                 noise) -> Float[Tensor, "batch out_features h2 w2"]:
         return (self.residual(x) + self.features(x, w, noise)) * math.sqrt(0.5)
 
@@ -188,12 +190,13 @@ class StyleGenerator(nn.Module):
         """What every image starts from."""
         return self.initial_constant.expand(batch, -1, -1, -1).contiguous(memory_format=torch.channels_last)
 
-    def w_of_blocks(self, w: Float[Tensor, "blocks_or_layers batch d_latent"]) -> list[Tensor]:
-        """The w of every block, a slice each of one w per layer, or three times one w per block."""
+    def w_of_blocks(self, w: Float[Tensor, "blocks_or_layers batch d_latent"]) -> list[Styles]:
+        """The w of every block: those of its layers, or three times the one that is its own."""
         if len(w) == self.n_layers:
-            return [w[self.layers_of_block(i)] for i in range(self.n_blocks)]
+            layers = w.unbind()  # once: a slice for each would cost the backward pass as many sums
+            return [layers[self.layers_of_block(i)] for i in range(self.n_blocks)]
         if len(w) == self.n_blocks:
-            return [w_block.expand(3, -1, -1) for w_block in w]
+            return [(w_block,) * 3 for w_block in w.unbind()]
         raise ValueError(f"w has length {len(w)}: this generator takes one w per block ({self.n_blocks}) or one per "
                          f"layer ({self.n_layers}), stacked on the first axis. For one w everywhere: "
                          f"w.expand({self.n_blocks}, -1, -1)")

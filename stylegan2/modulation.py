@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from stylegan2.equalized import EqualizedLinear, at_least_float32
+from stylegan2.equalized import EqualizedLinear, at_least_float32, times
 from stylegan2.precision import without_autocast
 from stylegan2.resample import Smooth
 
@@ -51,7 +51,7 @@ class Conv2dWeightModulate(nn.Module):
     form that is faster for the shape; `scale_weights` and `scale_activations` are equal up to rounding.
 
     The stored weight is N(0, 1) without a factor: with demodulation any factor cancels, but for ε. Without
-    demodulation (toRGB) the style is divided by √fan_in instead.
+    demodulation (toRGB) it is divided by √fan_in where it is used, as in `EqualizedWeight`.
 
     Args:
         in_features, out_features: channels.
@@ -70,12 +70,11 @@ class Conv2dWeightModulate(nn.Module):
         shape = (out_features, in_features, kernel_size, kernel_size)
         self.weight = nn.Parameter(torch.randn(shape))
         self.demodulate, self.eps, self.gain = demodulate, eps, gain
+        self.scale = 1.0 if demodulate else 1 / math.sqrt(math.prod(shape[1:]))
         self.smooth = Smooth(padding=1, gain=4.0) if up else None
 
     def forward(self, x: Float[Tensor, "batch in h w"],
                 s: Float[Tensor, "batch in"]) -> Float[Tensor, "batch out h2 w2"]:
-        if not self.demodulate:
-            s = s / math.sqrt(self.weight[0].numel())
         if weights_are_smaller(x, self.weight):
             return self.scale_weights(x, s)
         return self.scale_activations(x, s)
@@ -83,7 +82,7 @@ class Conv2dWeightModulate(nn.Module):
     def scale_activations(self, x: Float[Tensor, "batch in h w"],
                           s: Float[Tensor, "batch in"]) -> Float[Tensor, "batch out h2 w2"]:
         """s on the way in, σ⁻¹ on the way out; the weight is shared by the batch."""
-        x = convolve(x * s[:, :, None, None].to(x.dtype), self.weight, self.smooth)
+        x = convolve(x * s[:, :, None, None].to(x.dtype), times(self.weight, self.scale), self.smooth)
         if self.demodulate:
             scale = self.gain * inverse_std(self.weight, s, self.eps)  # [batch, out]
             x = x * scale[:, :, None, None].to(x.dtype)
@@ -93,7 +92,7 @@ class Conv2dWeightModulate(nn.Module):
                       s: Float[Tensor, "batch in"]) -> Float[Tensor, "batch out h2 w2"]:
         """One weight per sample, applied to the whole batch as a convolution with a group per sample."""
         batch = x.shape[0]
-        weight = self.weight * s[:, None, :, None, None]  # [batch, out, in, k, k]
+        weight = times(self.weight, self.scale) * s[:, None, :, None, None]  # [batch, out, in, k, k]
         if self.demodulate:
             energy = weight.square().sum(dim=(2, 3, 4))  # [batch, out]
             scale = self.gain * torch.rsqrt(energy + self.eps)

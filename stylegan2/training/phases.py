@@ -1,12 +1,15 @@
-"""What the two players are trained on: a loss each, and a penalty each that may come less often.
+"""What the two players are trained on: a loss each, the discriminator's in two halves, and a penalty each that may
+come less often.
 
 A batch comes in parts (`Settings.accumulate`), and each phase is a function from a part to a number: what it computes
 for one part is gone before the next.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -15,11 +18,27 @@ from stylegan2.penalties import GradientPenalty, WassersteinGradientPenalty, int
 from stylegan2.training.players import Latents, Players
 
 Metrics = dict[str, Tensor]
+
+
+class Game(NamedTuple):
+    """A loss for each player, the discriminator's in two halves, which share no graph: the memory is that of one."""
+
+    on_real: Callable[[Tensor], Tensor]
+    on_fake: Callable[[Tensor], Tensor]
+    of_generator: Callable[[Tensor], Tensor]
+
+
 GAMES = {
-    "logistic": (losses.logistic_discriminator_loss, losses.logistic_generator_loss),
-    "wasserstein": (losses.wasserstein_discriminator_loss, losses.wasserstein_generator_loss),
-    "hinge": (losses.hinge_discriminator_loss, losses.wasserstein_generator_loss),
+    "logistic": Game(lambda real: F.softplus(-real).mean(), lambda fake: F.softplus(fake).mean(),
+                     losses.logistic_generator_loss),
+    "wasserstein": Game(lambda real: 0.001 * real.square().mean() - real.mean(), torch.mean,
+                        losses.wasserstein_generator_loss),
+    "hinge": Game(lambda real: F.relu(1 - real).mean(), lambda fake: F.relu(1 + fake).mean(),
+                  losses.wasserstein_generator_loss),
 }
+PENALTY_PIXELS = 4 * 256**2
+"""Of the images that a gradient penalty is computed of at once: it holds the graph of a gradient's graph, four times
+the memory of the loss."""
 
 
 class Part(NamedTuple):
@@ -28,6 +47,16 @@ class Part(NamedTuple):
     real: Float[Tensor, "part 3 side side"]
     labels: Int[Tensor, "part"] | None
     latents: Latents
+
+    def pieces(self) -> "list[Part]":
+        """Parts of this part, small enough for a gradient penalty, with whole groups of four."""
+        count, side = len(self.real), self.real.shape[-1]
+        n = 1
+        while count // n * side**2 > PENALTY_PIXELS and count % (8 * n) == 0:
+            n *= 2
+        labels = self.labels
+        return [Part(self.real[i::n], None if labels is None else labels[i::n], self.latents.part(i, n))
+                for i in range(n)]
 
 
 class Phases:
@@ -39,25 +68,37 @@ class Phases:
 
     def __init__(self, players: Players):
         self.players, self.settings = players, players.settings
-        self.discriminator_game, self.generator_game = GAMES[players.settings.loss]
+        self.game = GAMES[players.settings.loss]
         self.r1, self.wgan_gp = GradientPenalty(), WassersteinGradientPenalty()
         self.measured: Metrics = {}
         self.seen_w: list[Float[Tensor, "part d_latent"]] = []
 
-    def discriminator_loss(self, part: Part) -> Float[Tensor, ""]:
-        """Tell real images from generated ones; the generator runs without a graph."""
+    def real_loss(self, part: Part) -> Float[Tensor, ""]:
+        """The discriminator's loss, its half on real images."""
+        p = self.players
+        scores = p.score(part.real, part.labels)
+        if p.augment is not None:
+            p.augment.observe(scores.detach())
+        loss = self.game.on_real(scores)
+        self.measure({"loss.discriminator": loss, "score.real": scores})
+        return loss
+
+    def fake_loss(self, part: Part) -> Float[Tensor, ""]:
+        """The half on generated images; the generator runs without a graph."""
         p = self.players
         with torch.no_grad():
             _, fake = p.generate(part.latents)
-        real_scores, fake_scores = p.score(part.real, part.labels), p.score(fake, part.latents.labels)
-        if p.augment is not None:
-            p.augment.observe(real_scores.detach())
-        loss = self.discriminator_game(real_scores, fake_scores)
-        self.measure({"loss.discriminator": loss, "score.real": real_scores, "score.fake": fake_scores})
+        scores = p.score(fake, part.latents.labels)
+        loss = self.game.on_fake(scores)
+        self.measure({"loss.discriminator": loss, "score.fake": scores})
         return loss
 
-    def discriminator_penalty(self, part: Part) -> Float[Tensor, ""]:
-        """γ/2 · R1 at real images; with the Wasserstein loss λ times WGAN-GP's penalty, between real and generated."""
+    def discriminator_penalty(self, part: Part, share: float = 1.0) -> Float[Tensor, ""]:
+        """γ/2 · R1 at real images; with the Wasserstein loss λ times WGAN-GP's penalty, between real and generated.
+
+        Args:
+            share: of the piece in its part; the number is multiplied by it.
+        """
         p, s = self.players, self.settings
         if s.loss == "wasserstein":
             with torch.no_grad():
@@ -67,15 +108,15 @@ class Phases:
         else:
             x = part.real.detach().requires_grad_()
             name, weight, penalty = "r1", s.r1_gamma / 2, self.r1(x, p.score(x, part.labels, penalty=True))
-        self.measure({f"penalty.{name}": penalty})
-        return weight * penalty
+        self.measure({f"penalty.{name}": share * penalty})
+        return share * weight * penalty
 
     def generator_loss(self, latents: Latents) -> Float[Tensor, ""]:
         """Be taken for real."""
         p = self.players
         w, fake = p.generate(latents)
         self.seen_w.append(w[0].detach())
-        loss = self.generator_game(p.score(fake, latents.labels))
+        loss = self.game.of_generator(p.score(fake, latents.labels))
         self.measure({"loss.generator": loss})
         return loss
 
@@ -94,5 +135,6 @@ class Phases:
     def measure(self, values: Metrics) -> None:
         """Keep the means over the parts."""
         for name, value in values.items():
-            mean = value.detach().float().mean() / self.settings.accumulate
-            self.measured[name] = self.measured.get(name, 0) + mean
+            mean = value.detach().float().mean()
+            mean = mean if self.settings.accumulate == 1 else mean / self.settings.accumulate
+            self.measured[name] = self.measured[name] + mean if name in self.measured else mean

@@ -99,8 +99,12 @@ class Players(nn.Module):
             Float[Tensor, "layers batch d_latent"], Float[Tensor, "batch 3 side side"]]:
         """w for every layer, and the images."""
         with self.precision(penalty):
-            w = torch.stack([self.mapping(z, latents.labels) for z in latents.z])  # [sources, batch, d_latent]
-            w = w[[int(layer >= latents.crossover) for layer in range(self.generator.n_layers)]]
+            sources, batch, _ = latents.z.shape
+            labels = None if latents.labels is None else latents.labels.repeat(sources)
+            of_z = self.mapping(latents.z.flatten(0, 1), labels).unflatten(0, (sources, batch))
+            before = min(latents.crossover, self.generator.n_layers)
+            w = torch.cat([of_z[:1].expand(before, -1, -1),
+                           of_z[-1:].expand(self.generator.n_layers - before, -1, -1)])  # [layers, batch, d_latent]
             run = self.generator.forward if penalty else self.generator
             return w, run(w, "random" if self.settings.noise else None)
 

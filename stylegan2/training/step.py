@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from stylegan2.ema import decay_of, update_average
+from stylegan2.equalized import scaled_at_once
 from stylegan2.progressive import images_at_stage
 from stylegan2.training.phases import Metrics, Part, Phases
 from stylegan2.training.players import Latents, Players
@@ -62,9 +63,15 @@ class Step:
             self.players.set_stage(stage)
             real = images_at_stage(real, stage)
         parts = self.parts(real, labels)
-        self.update_discriminator(step, map(phases.discriminator_loss, parts), map(phases.discriminator_penalty, parts))
+        with scaled_at_once(self.players.trained):
+            halves = (half(part) for part in parts for half in (phases.real_loss, phases.fake_loss))
+            pieces = [part.pieces() for part in parts]
+            penalties = (phases.discriminator_penalty(piece, 1 / len(of_part)) for of_part in pieces
+                         for piece in of_part)
+            self.update_discriminator(step, halves, penalties)
         latents, fewer = self.draw(s.batch_size), self.draw(max(s.batch_size // 2, s.accumulate * self.processes.count))
-        with frozen(self.players.discriminator):  # it passes the gradient on without collecting its own
+        # The discriminator passes the gradient on without collecting its own.
+        with frozen(self.players.discriminator), scaled_at_once(self.players.discriminator):
             self.update_generator(step, map(phases.generator_loss, latents), map(phases.generator_penalty, fewer))
         self.players.mapping.update_mean(phases.take_w())
         self.follow(step)

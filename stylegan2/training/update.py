@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from stylegan2.equalized import scaled_at_once
 from stylegan2.precision import exact_float32
 from stylegan2.training.processes import Processes
 
@@ -28,7 +29,7 @@ class Update:
 
     def __init__(self, module: nn.Module, learning_rate: float, interval: int | None, parts: int = 1,
                  processes: Processes | None = None):
-        self.interval, self.parts, self.processes = interval, parts, processes or Processes()
+        self.module, self.interval, self.parts, self.processes = module, interval, parts, processes or Processes()
         c = interval / (interval + 1) if interval and interval > 1 else 1.0
         self.parameters = list(module.parameters())
         self.adam = torch.optim.Adam(self.parameters, lr=learning_rate * c, betas=(0.0, 0.99**c), eps=1e-8, fused=True)
@@ -50,9 +51,10 @@ class Update:
     def descend(self, losses: Losses, penalties: Losses = ()) -> None:
         """One step of Adam along the mean over the parts; penalties are exact, forward and backward."""
         self.adam.zero_grad(set_to_none=True)
-        self.walk_back(losses)
-        with exact_float32():
-            self.walk_back(penalties)
+        with scaled_at_once(self.module):
+            self.walk_back(losses)
+            with exact_float32():
+                self.walk_back(penalties)
         self.processes.average([p.grad for p in self.parameters if p.grad is not None])
         self.adam.step()
 

@@ -24,7 +24,8 @@ def test_penalties_are_taken_of_the_plain_images_in_float32():
     first = players.discriminator.from_rgb[0]
     first.register_forward_hook(lambda _, arguments, result: formats.append((arguments[0].detach(), result.dtype)))
     parts = step.parts(real, None)
-    step.phases.discriminator_loss(parts[0]).backward()
+    step.phases.real_loss(parts[0]).backward()
+    step.phases.fake_loss(parts[0]).backward()
     step.phases.discriminator_penalty(parts[0]).backward()
     assert torch.equal(seen[0], real)  # the gradient is taken with respect to the images as they are …
     assert not torch.equal(formats[-1][0], real)  # … and the discriminator saw them transformed

@@ -83,17 +83,17 @@ def test_penalties_are_exact_forward_and_backward(interval):
     step, seen = Step(players), []
 
     def note(phase):
-        def run(part):
-            loss = phase(part)
+        def run(*part):
+            loss = phase(*part)
             seen.append((phase.__name__, "forward", flags()))
             loss.register_hook(lambda _: seen.append((phase.__name__, "backward", flags())))
             return loss
         return run
 
-    for name in ("discriminator_loss", "discriminator_penalty", "generator_loss", "generator_penalty"):
+    for name in ("real_loss", "fake_loss", "discriminator_penalty", "generator_loss", "generator_penalty"):
         setattr(step.phases, name, note(getattr(step.phases, name)))
     step(0, torch.rand(4, 3, 8, 8))
-    assert len(seen) == 8
+    assert len(seen) == 10
     for name, _, found in seen:
         assert found == ((False, False) if "penalty" in name else (True, True)), name
     assert flags() == (True, True)

@@ -36,10 +36,14 @@ def changed(module, before):
     return {name for name, p in module.named_parameters() if not torch.equal(p, before[name])}
 
 
+def halves(step, parts):
+    return (half(part) for part in parts for half in (step.phases.real_loss, step.phases.fake_loss))
+
+
 def phases(step, real):
-    """The four phases, by the player that each trains: (update, losses)."""
+    """The four phases, by the player that each trains: (update, losses). The first has two halves."""
     parts, latents = step.parts(real, None), step.draw(len(real))
-    yield "discriminator", step.update_discriminator, map(step.phases.discriminator_loss, parts)
+    yield "discriminator", step.update_discriminator, halves(step, parts)
     yield "discriminator", step.update_discriminator, map(step.phases.discriminator_penalty, parts)
     yield "generator", step.update_generator, map(step.phases.generator_loss, latents)
     yield "generator", step.update_generator, map(step.phases.generator_penalty, latents)
@@ -81,7 +85,7 @@ def test_freezing_the_discriminator_restores_what_it_found(monkeypatch, by_hand,
             assert not any(p.requires_grad for p in players.discriminator.parameters())
             raise RuntimeError("out of memory, say")
 
-        monkeypatch.setattr(step.phases, "generator_game", broken)
+        monkeypatch.setattr(step.phases, "game", step.phases.game._replace(of_generator=broken))
         with pytest.raises(RuntimeError, match="say"):
             step(1, real)
     else:
@@ -105,7 +109,7 @@ def test_penalties_are_multiplied_by_their_interval(monkeypatch):
     r1 = image_gradient.square().sum() / len(x)
     expected, = torch.autograd.grad(r1, players.discriminator.from_rgb[0].weight.weight)
     monkeypatch.setattr(step.update_discriminator.adam, "step", lambda: None)
-    step.update_discriminator(16, map(step.phases.discriminator_loss, step.parts(real, None)),
+    step.update_discriminator(16, halves(step, step.parts(real, None)),
                               map(step.phases.discriminator_penalty, step.parts(real, None)))
     torch.testing.assert_close(players.discriminator.from_rgb[0].weight.weight.grad, expected * (0.3 / 2 * 16))
 

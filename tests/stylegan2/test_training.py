@@ -167,9 +167,9 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch):
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatch):
     trainer = Trainer(tmp_path, Settings(**TINY, images=400), checkpoint_every=40, log_every=400)
-    loss = trainer.step.phases.generator_game
-    monkeypatch.setattr(trainer.step.phases, "generator_game",
-                        lambda scores: loss(scores) * (float("nan") if trainer.steps_done > 20 else 1))
+    game = trainer.step.phases.game
+    monkeypatch.setattr(trainer.step.phases, "game", game._replace(
+        of_generator=lambda scores: game.of_generator(scores) * (float("nan") if trainer.steps_done > 20 else 1)))
     with pytest.raises(FloatingPointError, match=r"loss\.generator.* not finite at step 30.*checkpoint-0000000080"):
         trainer.train()
     assert trainer.images_seen == 120
