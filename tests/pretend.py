@@ -12,8 +12,7 @@ generator of the CPU for a draw on the device, and `.numpy()`. `Counts` says wha
 started on the device, what the program waited for, and what the CPU computed.
 
 It has no time and no generator of its own: draws come from the CPU's default one. Autocast
-casts convolutions and matrix products. It refuses to change the shape of a tensor in place.
-Other threads must not use torch meanwhile.
+casts convolutions and matrix products. Other threads must not use torch meanwhile.
 """
 
 import contextlib
@@ -104,7 +103,7 @@ class Pretended(Tensor):
 
     @data.setter
     def data(self, value: "Pretended") -> None:
-        """`nn.Module.to` gives a parameter that is on the device other numbers by this."""
+        """Other numbers, of another shape or type perhaps: `nn.Module.to` does this."""
         Tensor.data.__set__(self, value)  # type: ignore[attr-defined]
         self.raw = value.raw
 
@@ -133,7 +132,7 @@ def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """Refuse an operation, or count it and run it on the wrapped tensors.
 
     Raises:
-        RuntimeError: CUDA would refuse it too; or the shape of a tensor would change.
+        RuntimeError: CUDA would refuse it too, or it is after the end of `pretended`.
     """
     if current is None:
         raise RuntimeError("the pretended device is gone, and one of its tensors is not")
@@ -167,9 +166,11 @@ def unwrapped(x: Any) -> Any:
 def wrapped(x: Any, known: dict[int, Pretended]) -> Any:
     if not isinstance(x, Tensor):
         return x
-    made = known[id(x)] if id(x) in known else Pretended(x)
-    if made.shape != x.shape or made.stride() != x.stride():
-        raise RuntimeError("the pretended device cannot change a tensor's shape in place")
+    if id(x) not in known:
+        return Pretended(x)
+    made = known[id(x)]
+    if made.shape != x.shape or made.stride() != x.stride():  # `unsqueeze_`, say
+        made.data = Pretended(x)
     return made
 
 
