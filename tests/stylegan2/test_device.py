@@ -1,5 +1,5 @@
-"""On an accelerator that is pretended (tests/pretend.py) everything computes what it does
-on the CPU, with all of its tensors on the device, and a training step waits for nothing.
+"""On an accelerator that is pretended (tests/pretend) everything computes what it
+does on the CPU, with its tensors on the device, and a training step waits for nothing.
 """
 
 import copy
@@ -36,7 +36,7 @@ TINY = {"resolution": 8, "batch_size": 4, "n_features": 4, "max_features": 8,
 
 
 def moved(tree, device):
-    """Copies on the device: of modules, and of the tensors in lists, tuples and dicts."""
+    """Copies on the device: of modules, and of tensors in lists, tuples and dicts."""
     return tree_map(lambda x: copy.deepcopy(x).to(device) if isinstance(x, nn.Module)
                     else x.detach().to(device).requires_grad_(x.requires_grad)
                     if isinstance(x, Tensor) else x, tree)
@@ -63,8 +63,8 @@ def _double_precision():
 
 @pytest.fixture
 def _drawn_by_rows(monkeypatch):
-    """`randn_like` draws in the order in which a tensor lies in memory, which differs where
-    the device takes another form of a convolution.
+    """`randn_like` draws in the order in which a tensor lies in memory, which differs
+    where the device takes another form of a convolution.
     """
     monkeypatch.setattr(torch, "randn_like", lambda x, dtype=None: torch.randn(
         x.shape, dtype=dtype or x.dtype, device=x.device))
@@ -139,7 +139,7 @@ def at(stage, module):
 
 DRAWS = {"randn", "rand", "randint", "multinomial"}  # what of a step is the CPU's
 LABELS = torch.tensor([0, 2, 1, 2])
-WEIGHTS = torch.tensor([1.0, 2.0, 1.0])  # of the classes; on the CPU, where labels are drawn
+WEIGHTS = torch.tensor([1.0, 2.0, 1.0])  # of classes; on the CPU, which draws labels
 SIZES = (3, 8, 4, 8)  # log_resolution, d_latent, n_features, max_features
 # What the package exports, by name: a module, and what it is called with.
 MODULES = {
@@ -148,24 +148,27 @@ MODULES = {
                            torch.randn(4, 8), "random"),
     "Conv2dWeightModulate": lambda: (stylegan2.Conv2dWeightModulate(4, 6, 3, up=True),
                                      images(4, 4), torch.randn(4, 4)),
-    "Discriminator": lambda: (stylegan2.Discriminator(3, 4, 8, n_classes=3, label_layers=1),
-                              images(), LABELS),
+    "Discriminator": lambda: (
+        stylegan2.Discriminator(3, 4, 8, n_classes=3, label_layers=1), images(),
+        LABELS),
     "DiscriminatorBlock": lambda: (stylegan2.DiscriminatorBlock(4, 6), images(4, 4)),
     "DownSample": lambda: (stylegan2.DownSample(), images().requires_grad_()),
-    "EqualizedConv2d": lambda: (stylegan2.EqualizedConv2d(3, 4, 3, padding=1), images()),
+    "EqualizedConv2d": lambda: (stylegan2.EqualizedConv2d(3, 4, 3), images()),
     "EqualizedLinear": lambda: (stylegan2.EqualizedLinear(8, 4), torch.randn(5, 8)),
     "EqualizedWeight": lambda: (stylegan2.EqualizedWeight([4, 8]),),
     "Generator": lambda: (noisy(stylegan2.Generator(*SIZES)), w_of(4), "random"),
-    "GeneratorBlock": lambda: (noisy(stylegan2.GeneratorBlock(8, 4, 6, 16)), images(4, 4),
-                               w_of(3), ("random", "const")),
+    "GeneratorBlock": lambda: (noisy(stylegan2.GeneratorBlock(8, 4, 6, 16)),
+                               images(4, 4), w_of(3), ("random", "const")),
     "GrowingDiscriminator": lambda: (
-        at(0.5, stylegan2.GrowingDiscriminator(3, 4, 8, n_classes=3)), images(), LABELS),
+        at(0.5, stylegan2.GrowingDiscriminator(3, 4, 8, n_classes=3)), images(),
+        LABELS),
     "GrowingGenerator": lambda: (
-        at(0.5, noisy(stylegan2.GrowingGenerator(*SIZES, style_block=AdaINBlock))), w_of(4),
-        "random"),
+        at(0.5, noisy(stylegan2.GrowingGenerator(*SIZES, style_block=AdaINBlock))),
+        w_of(4), "random"),
     "MappingNetwork": lambda: (stylegan2.MappingNetwork(8, 3, n_classes=3),
                                torch.randn(4, 8), LABELS),
-    "MiniBatchStdDev": lambda: (stylegan2.MiniBatchStdDev(2), images().requires_grad_()),
+    "MiniBatchStdDev": lambda: (stylegan2.MiniBatchStdDev(2),
+                                images().requires_grad_()),
     "PixelNorm": lambda: (stylegan2.PixelNorm(), images().requires_grad_()),
     "ProgressiveDiscriminator": lambda: (
         at(0.5, stylegan2.ProgressiveDiscriminator(3, 4, 8)), images()),
@@ -180,8 +183,8 @@ MODULES = {
     "ToRGB": lambda: (stylegan2.ToRGB(8, 4), images(4, 4), torch.randn(4, 8)),
     "UpSample": lambda: (stylegan2.UpSample(), images().requires_grad_()),
     "Generator, maps": lambda: (noisy(stylegan2.Generator(*SIZES)), w_of(2), maps()),
-    "GrowingGenerator, demodulation": lambda: (stylegan2.GrowingGenerator(*SIZES), w_of(3),
-                                               None),
+    "GrowingGenerator, demodulation": lambda: (stylegan2.GrowingGenerator(*SIZES),
+                                               w_of(3), None),
 }
 PENALTIES = {"GradientPenalty", "PathLengthPenalty", "WassersteinGradientPenalty",
              "path_lengths"}
@@ -354,7 +357,7 @@ EXPLORE = {
         g, w, w[0, 0], [0.0, 1.0], LAYERS))]),
     "slerp": lambda g, w: explore.slerp(w[0], w[1], 0.3),
     "synthesize": lambda g, w: explore.synthesize(g, w),
-    "truncation_sweep": lambda g, w: explore.truncation_sweep(g, w, [0.0, 0.7], cutoff=2),
+    "truncation_sweep": lambda g, w: explore.truncation_sweep(g, w, [0.0, 0.7], 2),
     "with_sources": lambda g, w: explore.with_sources(
         explore.mixing_grid(g, w, w, LAYERS), explore.synthesize(g, w),
         explore.synthesize(g, w)),
@@ -362,7 +365,7 @@ EXPLORE = {
 # No tensors go into these.
 WITHOUT = {"Directions", "Projection", "cell_side", "check_film", "image_side",
            "layer_range", "save_animation"}
-# Numbers are read on the way: to make a picture, or to say what is wrong with what was given.
+# Numbers are read on the way: to make a picture, or to say what is wrong.
 READING = {"effects", "film", "loop", "regress", "sefa", "sheet", "slerp"}
 PICTURES = {"film", "sheet"}
 
@@ -393,8 +396,7 @@ def test_samples(model):
 
 
 def classified(classifier, images):
-    read = classifier.predict(images)
-    return classifier(images), classifier.table(images), [read[name] for name in sorted(read)]
+    return classifier(images), classifier.table(images), classifier.predict(images)
 
 
 def moments(features):
@@ -432,7 +434,8 @@ METRICS = {
     "kernel_distance": ("cpu", metrics.kernel_distance, features),
     "load_classifier": ("pretend", classified,
                         lambda: (metrics.load_classifier(), images())),
-    "path_lengths": ("pretend", lambda *things: path_lengths_of(*things, "w"), path_things),
+    "path_lengths": ("pretend", lambda *things: path_lengths_of(*things, "w"),
+                     path_things),
     "path_lengths, z": ("pretend", lambda *things: path_lengths_of(*things, "z"),
                         path_things),
     "precision_recall": ("cpu", metrics.precision_recall, features),
@@ -443,8 +446,8 @@ METRICS = {
 PARTS = {"METRICS", "Estimate", "FeatureExtractor", "InceptionFeatures", "Metric",
          "PrecisionRecall", "Row", "Separability", "measure", "usable_count"}
 OF_ANOTHER_DEVICE = pytest.mark.xfail(strict=True, raises=RuntimeError, reason=(
-    "trimmed_mean gives quantile the shares to cut off as a tensor on the CPU, whatever "
-    "device the lengths are on (stylegan2/metrics/path_length.py)"))
+    "trimmed_mean gives quantile what to cut off in a tensor on the CPU, wherever "
+    "the lengths are (stylegan2/metrics/path_length.py)"))
 
 
 def test_all_metrics_are_here():
@@ -474,7 +477,7 @@ def test_the_report_on_a_generator(part):
                                images=10, pairs=6)
         return [(row.value, row.floor) for row in rows]
 
-    # A path length divides what rounding leaves of a small difference by a small square.
+    # A path length divides what rounding leaves of a difference by a small square.
     twice(run, trained(), metrics.load_classifier(), to="cpu",
           rtol=0.02 if part == "path-length" else 1e-4)
 
@@ -482,7 +485,7 @@ def test_the_report_on_a_generator(part):
 def test_training_a_classifier():
     """On faces that the CPU draws."""
     with pretended() as (device, _):
-        classifier, history = learning.train(20, batch_size=2, log_every=5, device=device)
+        classifier, history = learning.train(20, 2, log_every=5, device=device)
         assert {x.device for x in tensors_of(classifier)} == {device}
         scores = learning.held_out_scores(classifier, images=20)
     numbers = [line["loss"] for line in history] + tree_leaves(scores)
@@ -492,7 +495,8 @@ def test_training_a_classifier():
 
 STEPS = {
     **{model: {"model": model} for model in PRESETS},
-    **{f"{model}, augmentation": {"model": model, "augment": True} for model in PRESETS},
+    **{f"{model}, augmentation": {"model": model, "augment": True}
+       for model in PRESETS},
     "labels": {"labels": True, "style_mixing": 1.0},
     "stylegan, labels": {"model": "stylegan", "labels": True},
     "accumulate": {"batch_size": 8, "accumulate": 2},
@@ -522,8 +526,8 @@ def players_of(model="stylegan2", **changes):
 
 
 def steps_of(players, real, labels):
-    """What some steps measure: with the penalties and without; of a growing run at 4², on
-    the way, and at 8².
+    """What some steps measure: with the penalties and without; of a growing run at 4²,
+    on the way, and at 8².
     """
     weights = None if labels is None else WEIGHTS
     step = Step(players, Processes(device=real.device), class_weights=weights)
@@ -553,15 +557,16 @@ def test_training_steps(name):
         assert not counts.waits
         assert counts.on_cpu.keys() <= DRAWS
         assert {x.device for x in tensors_of([there, found])} == {device}
-        assert {x.grad.device for x in there.parameters() if x.grad is not None} == {device}
+        slopes = [x.grad for x in there.parameters() if x.grad is not None]
+        assert {x.device for x in slopes} == {device}
         assert all(x.isfinite().all() for x in tensors_of([there, found]))
         if name != "bf16":  # three digits, of which little is left after a step of Adam
             compare(found, expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.xfail(strict=True, reason=(
-    "Players.generate picks the w of each layer by a list of Python numbers, which is made "
-    "a tensor and copied to the device each time (stylegan2/training/players.py)"))
+    "Players.generate picks the w of each layer by a list of Python numbers, which is "
+    "made a tensor and copied to the device each time (stylegan2/training/players.py)"))
 @pytest.mark.parametrize("model", PRESETS)
 def test_a_step_moves_nothing_to_the_device_but_latents(model):
     players = players_of(model, labels=model != "progan")
