@@ -3,6 +3,7 @@ counts what there is to count, and leaves nothing behind.
 """
 
 import copy
+import operator
 import warnings
 
 import pytest
@@ -157,6 +158,7 @@ def test_it_refuses_to_mix_devices(on):
                 lambda: y.add_(x), lambda: x.mul_(y), lambda: y[x.long()],
                 lambda: torch.where(x > 0, x, y), lambda: nn.Linear(2, 2)(x),
                 lambda: torch.stack([x[0], torch.tensor(1.0)]),
+                lambda: torch.tensor(1.0).add_(x[0]),
                 lambda: torch._foreach_add_([x], [y])):
         with pytest.raises(RuntimeError, match="same device"):
             mix()
@@ -195,6 +197,7 @@ COUNTED = {
     "places": (lambda x, y: x.nonzero(), {"launches": 1, "waits": 1}),
     "a comparison": (lambda x, y: torch.equal(x, x + 1), {"launches": 2, "waits": 1}),
     "a mask": (lambda x, y: x[x > 0], {"launches": 2, "waits": 1}),
+    "a mask to write by": (lambda x, y: operator.setitem(x, x > 0, 0), {"launches": 3}),
     "to the CPU": (lambda x, y: x.cpu(), {"waits": 1}),
     "into the CPU's": (lambda x, y: y.copy_(x), {"waits": 1}),
     "to the CPU later": (lambda x, y: x.to("cpu", non_blocking=True), {}),

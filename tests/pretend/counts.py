@@ -97,8 +97,8 @@ def computes(func: Any) -> bool:
 
 
 def reads_sizes(args: Any) -> bool:
-    """Whether an index on the device is a mask, whose entries must be counted; but one
-    number for all that a mask chooses needs no count.
+    """Whether an index on the device is a mask, whose entries must be counted; but no
+    count is needed to write one number, x[mask] = 0.
     """
     masks = [x for x in tensors_in(args[1])
              if on_device(x) and x.dtype in (torch.bool, torch.uint8)]

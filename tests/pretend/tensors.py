@@ -13,7 +13,6 @@ from tests.pretend.counts import COPIES, INDEXING, NAME, Counts, count, tensors_
 ON_ONE_DEVICE = {"cat", "stack", "_fused_adam_", "_fused_adamw_", "_fused_sgd_"}
 
 
-
 class Pretended(Tensor):
     """A tensor on the device. `raw` holds its numbers, and a view's `raw` is a view."""
 
@@ -81,7 +80,7 @@ def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if name == "copy_":
         on_device = isinstance(args[0], Pretended)
     if name not in COPIES:
-        refuse(name, args, operands, on_device, kwargs.get("generator"))
+        refuse(name, args, kwargs, operands, on_device)
     known = {id(x.raw): x for x in own}
     if device is not None:
         kwargs = {**kwargs, "device": "cpu"}
@@ -108,20 +107,22 @@ def wrapped(x: Any, known: dict[int, Pretended]) -> Any:
     return made
 
 
-def refuse(name: str, args: Any, operands: list[Tensor], on_device: bool,
-           generator: torch.Generator | None) -> None:
+def refuse(name: str, args: Any, kwargs: dict[str, Any], operands: list[Tensor],
+           on_device: bool) -> None:
     """Do as CUDA does.
 
     Raises:
         RuntimeError: the operands are on two devices, or numbers are to be drawn on the
             device by a generator that is not.
     """
+    generator = kwargs.get("generator")
     if on_device and generator is not None:
         raise RuntimeError(f"expected a generator on {NAME}, got {generator.device}")
     if name in INDEXING and isinstance(args[0], Pretended):
         operands = tensors_in((args[0], args[2:]))
+    written = args[0] if name.endswith("_") else kwargs.get("out")
     foreign = [x for x in operands if not isinstance(x, Pretended)
-               and (x.ndim or name in ON_ONE_DEVICE)]
+               and (x.ndim or x is written or name in ON_ONE_DEVICE)]
     if foreign and any(isinstance(x, Pretended) for x in operands):
         raise RuntimeError(f"{name} expected all tensors to be on the same device, and "
                            f"has {foreign[0].device} beside {NAME}")
