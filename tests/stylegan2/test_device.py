@@ -564,9 +564,6 @@ def test_training_steps(name):
             compare(found, expected, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.xfail(strict=True, reason=(
-    "Players.generate picks the w of each layer by a list of Python numbers, which is "
-    "made a tensor and copied to the device each time (stylegan2/training/players.py)"))
 @pytest.mark.parametrize("model", PRESETS)
 def test_a_step_moves_nothing_to_the_device_but_latents(model):
     players = players_of(model, labels=model != "progan")
