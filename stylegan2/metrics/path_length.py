@@ -67,6 +67,6 @@ def trimmed_mean(lengths: Float[Tensor, "n"], trim: float = 0.01) -> Estimate:
     """
     if len(lengths) < 4:
         raise ValueError(f"{len(lengths)} path lengths are too few for a mean and its error: take four or more")
-    low, high = lengths.double().quantile(torch.tensor([trim, 1 - trim], dtype=torch.float64)).tolist()
+    low, high = (lengths.double().quantile(q).item() for q in (trim, 1 - trim))
     kept = lengths[(lengths >= low) & (lengths <= high)].double()
     return Estimate(kept.mean().item(), kept.std().item() / len(kept) ** 0.5)

@@ -445,9 +445,6 @@ METRICS = {
 # What a metric is made of or comes out in, and what needs a download.
 PARTS = {"METRICS", "Estimate", "FeatureExtractor", "InceptionFeatures", "Metric",
          "PrecisionRecall", "Row", "Separability", "measure", "usable_count"}
-OF_ANOTHER_DEVICE = pytest.mark.xfail(strict=True, raises=RuntimeError, reason=(
-    "trimmed_mean gives quantile what to cut off in a tensor on the CPU, wherever "
-    "the lengths are (stylegan2/metrics/path_length.py)"))
 
 
 def test_all_metrics_are_here():
@@ -456,9 +453,7 @@ def test_all_metrics_are_here():
 
 
 @pytest.mark.usefixtures("_double_precision")
-@pytest.mark.parametrize("name", [
-    pytest.param(name, marks=OF_ANOTHER_DEVICE if name == "trimmed_mean" else ())
-    for name in METRICS])
+@pytest.mark.parametrize("name", METRICS)
 def test_metrics(name):
     torch.manual_seed(0)
     to, function, things = METRICS[name]
