@@ -26,9 +26,10 @@ class Surroundings:
 
     def __init__(self, tensors: Iterable[Tensor]) -> None:
         self.cpu = torch.get_rng_state()
-        self.devices = sorted({t.device.index for t in tensors if t.device.type == "cuda"})
+        places = {t.device for t in tensors}
+        self.devices = sorted(place.index for place in places if place.type == "cuda")
         self.cuda = [torch.cuda.get_rng_state(device) for device in self.devices]
-        types = ("cpu", "cuda") if self.devices else ("cpu",)
+        types = {"cpu", *(place.type for place in places)}
         self.autocast = {t: (torch.is_autocast_enabled(t), torch.get_autocast_dtype(t)) for t in types}
 
     @contextlib.contextmanager

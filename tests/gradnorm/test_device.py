@@ -251,9 +251,6 @@ def test_a_checkpoint(again):
     assert not done.elsewhere
 
 
-@pytest.mark.xfail(strict=True, reason=(
-    "Surroundings notes autocast of the CPU and of CUDA, not of the device that the "
-    "tensors are on (gradnorm/checkpoint.py)"))
 def test_a_checkpoint_under_autocast():
     """Has the gradients of the plain call."""
     with pretended() as (device, _):
