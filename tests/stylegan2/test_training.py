@@ -17,9 +17,9 @@ from PIL import Image
 from safetensors import safe_open
 
 from stylegan2.cli import main, parse
-from stylegan2.files import load_tensors, save_tensors
+from stylegan2.files import CheckpointError, load_tensors, save_tensors
 from stylegan2.images import to_uint8
-from stylegan2.training import CheckpointError, Settings
+from stylegan2.training import Settings
 from stylegan2.training.checkpoint import checkpoints
 from stylegan2.training.config import PRESETS
 from stylegan2.training.log import keep_until
