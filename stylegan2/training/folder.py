@@ -28,7 +28,7 @@ def refuse_to_mix(run: Path, resume: bool) -> None:
     """
     Raises:
         FileExistsError: the folder holds a run, and `resume` was not asked for; or it holds networks
-            that are not a run's.
+            that are not a run's, or files of the same names that are not.
         FileNotFoundError: `resume`, but there is no checkpoint.
     """
     if (run / "generator.safetensors").exists():
@@ -38,6 +38,13 @@ def refuse_to_mix(run: Path, resume: bool) -> None:
         raise FileNotFoundError(f"there is no checkpoint in {run} to resume from; leave out --resume to start a run")
     if not resume and checkpoints(run):
         raise FileExistsError(f"{run} already holds a run: --resume goes on with it, --run FOLDER starts another")
+    there = [name for name in ("settings.json", "run.json", "history.jsonl") if (run / name).exists()]
+    if there and not resume:  # of a run that was killed before its first checkpoint, or of somebody else
+        try:
+            Settings.load(run / "settings.json")
+        except (ValueError, OSError):
+            raise FileExistsError(f"{run} holds {', '.join(there)}, and not as a run's: training would write over it. "
+                                  "Name another folder with --run") from None
 
 
 def claim_folder(run: Path) -> None:

@@ -77,6 +77,20 @@ def test_record_overwrites_nothing(a_record, what, tmp_path, capsys):
     assert state_of(tmp_path) == before
 
 
+@pytest.mark.parametrize("name", ["settings.json", "run.json", "history.jsonl"])
+def test_files_of_somebody_else_are_not_written_over(name, tmp_path):
+    """Those of a run that was killed before its first checkpoint are."""
+    (tmp_path / name).write_text('{"editor.fontSize": 14}')
+    before = state_of(tmp_path)
+    with pytest.raises(FileExistsError, match=f"holds {name}, and not as a run's"):
+        Trainer(tmp_path, tiny())
+    assert state_of(tmp_path) == before
+    (tmp_path / name).unlink()
+    tiny().save(tmp_path / "settings.json")
+    (tmp_path / "history.jsonl").write_text('{"images": 4}\n')
+    assert Trainer(tmp_path, tiny()).train()
+
+
 def test_nobody_else_writes_into_a_folder(tmp_path):
     """From the first step on, long before there is a checkpoint."""
     trainer = Trainer(tmp_path, tiny())
