@@ -39,6 +39,8 @@ class MiniBatchStdDev(nn.Module):
     def forward(self, x: Float[Tensor, "batch features h w"]) -> Float[Tensor, "batch features_1 h w"]:
         batch = x.shape[0]
         size = min(self.group_size, batch)
+        if batch == 0:
+            raise ValueError("the batch is empty: there is nothing to compare for the minibatch standard deviation")
         if batch % size:
             raise ValueError(f"a batch of {batch} does not split into groups of {size} for the minibatch standard "
                              f"deviation: use a multiple of {size}, or another group_size")

@@ -194,6 +194,8 @@ class StyleGenerator(nn.Module):
 
     def w_of_blocks(self, w: Float[Tensor, "blocks_or_layers batch d_latent"]) -> list[Tensor]:
         """The w of every block, a slice each of one w per layer, or three times one w per block."""
+        if w.ndim != 3 or w.shape[2] != self.d_latent:
+            raise ValueError(f"w is {list(w.shape)}: this generator takes [blocks or layers, batch, {self.d_latent}]")
         if len(w) == self.n_layers:
             return [w[self.layers_of_block(i)] for i in range(self.n_blocks)]
         if len(w) == self.n_blocks:
@@ -280,6 +282,8 @@ def features_of_blocks(log_resolution: int, n_features: int, max_features: int) 
     Raises:
         ValueError: log_resolution is less than 2 (the smallest image is 4 × 4).
     """
+    if n_features < 1 or max_features < 1:
+        raise ValueError(f"n_features is {n_features} and max_features {max_features}: a layer has one channel or more")
     if log_resolution < 2:
         raise ValueError(f"log_resolution is {log_resolution}: images are 2^log_resolution pixels wide, and 4 "
                          "(log_resolution = 2) is the smallest")

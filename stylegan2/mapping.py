@@ -24,14 +24,17 @@ class MappingNetwork(nn.Module):
         n_classes: how many labels there are, 0 for none.
 
     Raises:
-        ValueError: there are classes and no layer that could merge label and z; (forward) labels are missing, not
-            expected, or out of range.
+        ValueError: a size is out of its range; there are classes and no layer that could merge label and z; (forward)
+            z has another shape; labels are missing, not expected, or out of range.
     """
 
     mean_w: Tensor
 
     def __init__(self, features: int, n_layers: int, decay: float = 0.995, n_classes: int = 0):
         super().__init__()
+        if features < 1 or n_layers < 0 or n_classes < 0:
+            raise ValueError("a mapping network has 1 feature or more, and 0 layers and classes or more, not "
+                             f"{features}, {n_layers} and {n_classes}")
         if n_classes and not n_layers:
             raise ValueError("n_layers is 0: labels need at least one layer, which merges them with z")
         self.embedding = LabelEmbedding(n_classes, features) if n_classes else None
@@ -42,6 +45,7 @@ class MappingNetwork(nn.Module):
     def forward(self, z: Float[Tensor, "batch features"],
                 labels: Int[Tensor, "batch"] | None = None) -> Float[Tensor, "batch features"]:
         check_labels(labels, self.n_classes)
+        check_z(z, self.mean_w.shape[0])
         w = normalise(z)
         if self.embedding is not None:
             w = torch.cat([w, self.embedding(labels)], dim=1)  # [batch, 2·features]
@@ -111,6 +115,15 @@ class MappingLayers(nn.ModuleList):
 def normalise(z: Float[Tensor, "batch features"]) -> Float[Tensor, "batch features"]:
     """To second moment 1, that is to length √features (not to length 1)."""
     return z * torch.rsqrt(z.square().mean(dim=1, keepdim=True) + 1e-8)
+
+
+def check_z(z: Tensor, features: int) -> None:
+    """
+    Raises:
+        ValueError: z is not [batch, features]: normalised along another axis it would give another w, silently.
+    """
+    if z.ndim != 2 or z.shape[1] != features:
+        raise ValueError(f"z is {list(z.shape)}: this mapping network takes [batch, {features}]")
 
 
 def check_labels(labels: Int[Tensor, "batch"] | None, n_classes: int) -> None:

@@ -3,6 +3,7 @@
 import inspect
 import math
 
+import jaxtyping
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,14 @@ from stylegan2.stylegan1 import AdaINBlock, GrowingGenerator
 
 STYLED = [Generator, ResidualGenerator, GrowingGenerator]
 DISCRIMINATORS = [Discriminator, SkipDiscriminator, GrowingDiscriminator, ProgressiveDiscriminator]
+
+
+@pytest.fixture
+def unchecked_shapes():
+    """As for a user: without the hook that checks annotations in the tests before we do."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.parametrize("log_resolution", [2, 3, 5, 6])
@@ -381,3 +390,16 @@ def test_log_resolution_below_2(build):
 def test_images_of_another_side():
     with pytest.raises(ValueError, match="8 × 8; this discriminator takes 16 × 16"):
         Discriminator(4, 4, 8)(torch.zeros(4, 3, 8, 8))
+
+
+@pytest.mark.parametrize(("call", "message"), [
+    (lambda: MappingNetwork(8, 2)(torch.randn(2, 3, 8)), r"z is \[2, 3, 8\]: .* takes \[batch, 8\]"),
+    (lambda: MappingNetwork(8, 2)(torch.randn(2, 7)), r"takes \[batch, 8\]"),
+    (lambda: MappingNetwork(0, 2), "1 feature or more"), (lambda: MappingNetwork(8, -1), "0 layers"),
+    (lambda: Generator(3, 8)(torch.randn(4, 8)), r"w is \[4, 8\]: .* \[blocks or layers, batch, 8\]"),
+    (lambda: Generator(3, 8)(torch.randn(4, 2, 7)), "blocks or layers, batch, 8"),
+    (lambda: Generator(3, 8, n_features=0), "one channel or more"),
+    (lambda: Discriminator(3)(torch.randn(0, 3, 8, 8)), "the batch is empty")])
+def test_what_fits_by_accident_or_not_at_all_is_refused(call, message, unchecked_shapes):
+    with pytest.raises(ValueError, match=message):
+        call()
