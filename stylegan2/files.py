@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 State = dict[str, Any]
 SOFTWARE = "annotated-stylegan2-gradnorm"
-"""Stands in every picture, film and report that is written, so that the next one may take its
-place, and a photograph that has the same name may not lose it."""
+"""Stands, with the kind of the file, in every picture, film and report that is written, so that the
+next one may take its place, and a photograph of the same name may not lose it."""
 
 
 class CheckpointError(ValueError):
@@ -61,28 +61,36 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def output(path: Path) -> Iterator[Path]:
-    """`whole`, for what a user asked for by name: only a file of ours gives way.
+def output(path: Path, kind: str) -> Iterator[Path]:
+    """`whole`, for what a user asked for by name: only a file of ours, and of this kind, gives way.
+
+    Args:
+        kind: "picture", "report" or "latents": what `mark` put into it. Never "weights".
 
     Raises:
-        FileExistsError: `path` is a file that this program did not write.
+        FileExistsError: `path` is a file that this program did not write, or not as such.
         OSError: as `whole` says.
     """
-    if path.is_file() and not is_ours(path):
+    if path.is_file() and not is_ours(path, kind):
         raise FileExistsError(
-            f"{path} is there already and was not written by this program, so it stays: "
+            f"{path} is there already and was not written by this program as a {kind}, so it stays: "
             "give another name, or move it away")
     with whole(path) as part:
         yield part
 
 
-def is_ours(path: Path) -> bool:
-    """Whether a file says that this program wrote it, or is empty."""
+def mark(kind: str) -> str:
+    """What a file of ours says of itself."""
+    return f"{SOFTWARE} {kind}"
+
+
+def is_ours(path: Path, kind: str) -> bool:
+    """Whether a file says that this program wrote it, as this kind; or is empty."""
     with open(path, "rb") as file:
         if not os.fstat(file.fileno()).st_size:
             return True
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            return content.find(SOFTWARE.encode()) >= 0
+            return content.find(mark(kind).encode()) >= 0
 
 
 @contextlib.contextmanager
@@ -145,15 +153,18 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path} is damaged: it holds no JSON ({error})") from error
 
 
-def save_tensors(path: Path, tensors: dict[str, Tensor], state: State) -> None:
+def save_tensors(path: Path, tensors: dict[str, Tensor], state: State, kind: str = "weights") -> None:
     """Write tensors, a JSON-able state, and a checksum of both.
+
+    Args:
+        kind: of what they are, for `output`.
 
     Raises:
         OSError: the folder cannot be written, or the disk is full; what was there before stays.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     words = json.dumps(state)
-    metadata = {"state": words, "sha256": checksum(tensors, words), "software": SOFTWARE}
+    metadata = {"state": words, "sha256": checksum(tensors, words), "software": mark(kind)}
     try:
         with whole(path) as part:
             save_file(tensors, part, metadata)

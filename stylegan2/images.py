@@ -8,7 +8,7 @@ from jaxtyping import Float, UInt8
 from PIL import ExifTags, Image
 from torch import Tensor
 
-from stylegan2.files import SOFTWARE, whole
+from stylegan2.files import mark, whole
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".tif", ".tiff")
 MAX_PIXELS = 2**28  # of a picture: 0.8 GB as bytes
@@ -75,8 +75,8 @@ def save_picture(picture: Image.Image, path: Path) -> None:
 def signature() -> dict[str, Any]:
     """What Pillow is told to write into a file: the name of this program, as EXIF or, in a GIF, as a comment."""
     exif = Image.Exif()
-    exif[ExifTags.Base.Software] = SOFTWARE
-    return {"exif": exif, "comment": SOFTWARE}
+    exif[ExifTags.Base.Software] = mark("picture")
+    return {"exif": exif, "comment": mark("picture")}
 
 
 def save_grid(images: Float[Tensor, "n 3 h w"], path: Path, columns: int) -> None:

@@ -45,7 +45,7 @@ class Exploration:
     def execute(self) -> None:
         trained = load(self.run)
         need_label(trained, self.run, self.label)
-        with output(self.out) as part:
+        with output(self.out, "picture") as part:
             self.write(trained, part)
         print(f"wrote {self.out}")
 
@@ -148,7 +148,7 @@ class Project(Exploration):
     """Of the search."""
 
     def execute(self) -> None:
-        with output(self.out.with_suffix(".safetensors")) as self.latents:
+        with output(self.out.with_suffix(".safetensors"), "latents") as self.latents:
             super().execute()
 
     def picture(self, trained: TrainedGenerator) -> Image.Image:
@@ -163,7 +163,7 @@ class Project(Exploration):
             print(f"{path}: distance {found['w'].history[0, i]:.3f} at the start, {found['w'].distances[i]:.3f} with "
                   f"one w, {found['w_per_layer'].distances[i]:.3f} with one per layer")
         save_tensors(self.latents, {name: projection.w for name, projection in found.items()},
-                     {"axes": ["layers", "batch", "d_latent"], "images": [str(path) for path in files]})
+                     {"axes": ["layers", "batch", "d_latent"], "images": [str(path) for path in files]}, "latents")
         columns = [targets, *(projection.images.cpu() for projection in found.values())]
         return explore.sheet(torch.stack(columns, dim=1), column_labels=["image", "w", "w per layer"])
 

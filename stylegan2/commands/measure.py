@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from stylegan2.commands.loading import load
 from stylegan2.data import open_source
 from stylegan2.fields import Count, Psi, Range, Seed, check_fields
-from stylegan2.files import output, write_text
+from stylegan2.files import mark, output, write_text
 from stylegan2.metrics import METRICS, InceptionFeatures, Metric, Row, load_classifier, measure, usable_count
 from stylegan2.training.folder import check_same_set, last_stretch
 from stylegan2.training.provenance import provenance
@@ -43,15 +43,14 @@ class Measure:
         check_fields(self)
 
     def execute(self) -> None:
-        with output(self.out) if self.out else contextlib.nullcontext() as part:
-            made = self.measure()
-            if part:
+        with output(self.out, "report") if self.out else contextlib.nullcontext() as part:
+            made, told = self.measure()
+            if part:  # before they are printed, which may fail
                 write_text(part, json.dumps(made, indent=2, ensure_ascii=False) + "\n")
-        if self.out:
-            print(f"wrote {self.out}")
+        print(told + (f"\nwrote {self.out}" if self.out else ""))
 
-    def measure(self) -> dict[str, Any]:
-        """Print the numbers; returns them with how they were made."""
+    def measure(self) -> tuple[dict[str, Any], str]:
+        """The numbers with how they were made, for a file and in words."""
         trained = load(self.run)
         s, device = trained.settings, trained.mapping.mean_w.device
         source = open_source(self.data or s.data, s.resolution, s.background, white=s.white)
@@ -61,16 +60,16 @@ class Measure:
         extractor = classifier if self.features == "toyfaces" else InceptionFeatures().to(device)
         count = usable_count(self.images, source)
         rows = measure(trained, source, extractor, classifier, self.metrics, count, self.pairs, self.psi, self.seed)
-        print(f"{self.run} against {self.data or s.data}: {count} images a side, {self.pairs} pairs of latents, "
-              f"psi {self.psi:g}, seed {self.seed}")
+        told = [f"{self.run} against {self.data or s.data}: {count} images a side, {self.pairs} pairs of latents, "
+                f"psi {self.psi:g}, seed {self.seed}"]
         trained_on = last_stretch(self.run).get("set", {}).get("fingerprint")
         if trained_on not in (None, source.fingerprint):
-            print("this is not the set that the run was trained on")
-        print(f"features: {extractor.name}" + self.caution(s.data))
-        print(table(rows))
-        return {"run": str(self.run), "data": self.data or s.data, "features": extractor.name, "images": count,
+            told.append("this is not the set that the run was trained on")
+        told += [f"features: {extractor.name}" + self.caution(s.data), table(rows)]
+        made = {"run": str(self.run), "data": self.data or s.data, "features": extractor.name, "images": count,
                 "pairs": self.pairs, "psi": self.psi, "seed": self.seed, **provenance(device),
-                "results": {row.name: row._asdict() for row in rows}}
+                "software": mark("report"), "results": {row.name: row._asdict() for row in rows}}
+        return made, "\n".join(told)
 
     def caution(self, data: str) -> str:
         """What the features are not."""

@@ -44,7 +44,7 @@ class Sample:
         trained, count = load(self.run), self.rows * self.columns
         check_label(trained, self.run, self.label)
         check_grid(self.rows, self.columns, image_side(trained))
-        with output(self.out) as part:
+        with output(self.out, "picture") as part:
             labels = None if self.label is None else torch.full([count], self.label)
             save_picture(tile(sample(trained, count, self.psi, self.seed, labels), self.columns), part)
         print(f"wrote {self.out}")
@@ -66,7 +66,7 @@ class Record:
         if not newest:
             raise FileNotFoundError(f"there is no checkpoint in {self.run}")
         tensors, state = load_tensors(newest[-1])
-        settings = unlocated(Settings.load(self.run / "settings.json"))
+        trained, settings = load_generator(self.run), unlocated(Settings.load(self.run / "settings.json"))
         made = {**told(self.run), "seed": settings.seed, "images": state["steps"] * state["batch_size"],
                 "minutes": round(state["seconds"] / 60, 2)}
         with new_folder(self.to) as folder:
@@ -76,5 +76,5 @@ class Record:
             save_tensors(folder / "generator.safetensors", average, seen)
             settings.save(folder / "settings.json")
             write_text(folder / "run.json", json.dumps(made, indent=2) + "\n")
-            save_grid(sample(load_generator(folder), 64), folder / "samples.png", columns=8)
+            save_grid(sample(trained, 64), folder / "samples.png", columns=8)
         print(f"wrote {self.to}")

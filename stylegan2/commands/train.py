@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from stylegan2.fields import Count, Range, check_fields
+from stylegan2.training.checkpoint import checkpoints
 from stylegan2.training.config import PRESETS, Settings
 from stylegan2.training.folder import last_stretch, refuse_to_mix
 
@@ -85,6 +86,9 @@ def parse_train(arguments: Sequence[str], prog: str) -> Train:
 def resumed(folder: Path, arguments: Sequence[str], prog: str) -> Train:
     """Parse again with the run's own settings as defaults: what is not given stays as it was."""
     path = folder / "settings.json"
+    if not path.exists() and checkpoints(folder):
+        raise FileNotFoundError(f"{folder} has checkpoints and no settings.json, without which they cannot be read: "
+                                'put it back (run.json has its content, under "settings")')
     if not path.exists():
         raise FileNotFoundError(f"{folder} holds no run to resume: name its folder with --run, or leave out --resume "
                                 "to start one")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from stylegan2.files import SOFTWARE, whole
+from stylegan2.files import mark, whole
 from stylegan2.images import signature
 
 
@@ -71,7 +71,7 @@ def save_mp4(frames: Iterable[Image.Image], path: Path, fps: int) -> None:
         raise ValueError(f"frames are {first.width} × {first.height}: H.264 shares colours between 2 × 2 pixels, so "
                          "both sides must be even")
     with av.open(str(path), "w", options={"movflags": "+faststart"}) as film:
-        film.metadata["comment"] = SOFTWARE
+        film.metadata["comment"] = mark("picture")
         stream = film.add_stream("libx264", rate=fps, options={"crf": "18"})
         stream.width, stream.height, stream.pix_fmt = first.width, first.height, "yuv420p"
         for picture in chain([first], frames):

@@ -22,29 +22,38 @@ from stylegan2.training.config import Settings
 
 log = logging.getLogger(__name__)
 Stretch = dict[str, Any]
+PARTS = ("settings.json", "run.json", "history.jsonl", "samples", "labml")
+"""What a run has in its folder before its first checkpoint."""
 
 
 def refuse_to_mix(run: Path, resume: bool) -> None:
     """
     Raises:
-        FileExistsError: the folder holds a run, and `resume` was not asked for; or it holds networks
-            that are not a run's, or files of the same names that are not.
+        FileExistsError: the folder holds a run, and `resume` was not asked for; or networks that are
+            not a run's; or anything else, which a new run would be mixed with.
         FileNotFoundError: `resume`, but there is no checkpoint.
     """
     if (run / "generator.safetensors").exists():
         raise FileExistsError(f"{run} holds a record or a converted network, which training would spoil: name another "
                               "folder with --run")
     if resume and not checkpoints(run):
-        raise FileNotFoundError(f"there is no checkpoint in {run} to resume from; leave out --resume to start a run")
-    if not resume and checkpoints(run):
+        raise FileNotFoundError(f"there is no checkpoint in {run} to resume from: name the folder of a run with --run, "
+                                "or a new one and leave out --resume")
+    if resume or not run.is_dir():
+        return
+    if checkpoints(run):
         raise FileExistsError(f"{run} already holds a run: --resume goes on with it, --run FOLDER starts another")
-    there = [name for name in ("settings.json", "run.json", "history.jsonl") if (run / name).exists()]
-    if there and not resume:  # of a run that was killed before its first checkpoint, or of somebody else
+    others = sorted(path.name for path in run.iterdir() if path.name not in PARTS and not path.name.startswith("."))
+    if not others and (run / "history.jsonl").exists() and (run / "history.jsonl").stat().st_size:
+        others = ["history.jsonl"]  # what a run without a checkpoint has left is not ours to delete
+    if not others and any((run / name).exists() for name in PARTS):
         try:
             Settings.load(run / "settings.json")
         except (ValueError, OSError):
-            raise FileExistsError(f"{run} holds {', '.join(there)}, and not as a run's: training would write over it. "
-                                  "Name another folder with --run") from None
+            others = sorted(name for name in PARTS if (run / name).exists())
+    if others:
+        raise FileExistsError(f"{run} is not empty ({', '.join(others[:5])}), and a run wants a folder of its own: "
+                              "name a new one with --run, or move away what is there")
 
 
 def claim_folder(run: Path) -> None:
@@ -77,8 +86,9 @@ def only_one(run: Path) -> Iterator[None]:
     except (OSError, NotImplementedError) as error:  # some network drives
         log.warning("%s cannot be locked (%s): see to it that no second training writes there", run, error)
     try:
-        for part in (*run.glob(".*.part*"), *(run / "samples").glob(".*.part*")):  # left by a kill
-            part.unlink(missing_ok=True)
+        for part in (*run.glob(".*.*[0-9].part*"), *(run / "samples").glob(".*.*[0-9].part*")):  # left by a kill
+            if part.is_file():
+                part.unlink(missing_ok=True)
         yield
     finally:
         lock.release()
@@ -123,14 +133,26 @@ def check_same_set(run: Path, data: str, fingerprint: str) -> None:
     if known.get("fingerprint", fingerprint) != fingerprint:
         raise ValueError(
             f"{data} is not the set that the run in {run} was trained on, which had {known['images']} images and the "
-            f"fingerprint {known['fingerprint']}: put that back, or say with --data PATH that this one is meant")
+            f"fingerprint {known['fingerprint']}: put that back; or, if this one is meant, give it another name and "
+            "say --data NAME")
+
+
+def check_same_classes(run: Path, data: str, names: list[str]) -> None:
+    """
+    Raises:
+        ValueError: the classes of the set are not those of the run, in their order: each number would mean another one.
+    """
+    known = last_stretch(run).get("set", {}).get("classes")
+    if known and known != names:
+        raise ValueError(f"the classes of {data} are {', '.join(names[:20])}; the run in {run} was trained with "
+                         f"{', '.join(known[:20])}: put each image into the folder of its old class")
 
 
 def note_stretch(run: Path, images: int, stretch: Stretch) -> None:
     """Write run.json: where and how the run began, and every place where it went on."""
     path = run / "run.json"
-    if images and path.exists():
-        made = read_json(path)
+    if images:  # where run.json is gone, its beginning is not known
+        made = read_json(path) if path.exists() else {}
         made.setdefault("resumed", []).append({"images": images, **stretch})
     else:
         made = stretch

@@ -128,12 +128,20 @@ def keep_labml_in(folder: Path) -> None:
 
 
 def keep_until(history: Path, images: int) -> None:
-    """Drop the lines after `images`, and a last line that a kill cut short."""
+    """Drop the lines after `images`, and a last line that a kill cut short.
+
+    Raises:
+        ValueError: another line is not as this program writes it.
+    """
     if not history.exists():
         return
-    kept = []
-    for line in history.read_text(encoding="utf-8").splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
+    kept, lines = [], history.read_text(encoding="utf-8", errors="replace").splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
             if json.loads(line)["images"] <= images:
                 kept.append(line + "\n")
+        except (ValueError, TypeError, KeyError) as error:
+            if number < len(lines):
+                raise ValueError(f"{history} is damaged: line {number} is not one of a run's history. Mend or remove "
+                                 "the line") from error
     write_text(history, "".join(kept))

@@ -119,7 +119,7 @@ def usable_device(name: str | None) -> torch.device:
     """
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).item()  # which a device without numbers ("meta") refuses
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         message = f"this torch cannot use the device {name!r} ({reason}); leave --device out, or use cpu"

@@ -12,12 +12,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from stylegan2.data import ImageSource, Loader, open_source, shuffled_indices
-from stylegan2.files import load_tensors
+from stylegan2.files import CheckpointError, load_tensors
 from stylegan2.images import save_grid, to_float
 from stylegan2.training.checkpoint import checkpoints, save_checkpoint
 from stylegan2.training.config import Settings
 from stylegan2.training.folder import (
     check_apart,
+    check_same_classes,
     check_same_set,
     claim_folder,
     last_stretch,
@@ -61,6 +62,7 @@ class Trainer:
     def __init__(self, run: Path, settings: Settings, resume: bool = False, device: str | None = None,
                  checkpoint_every: int = 10_000, sample_every: int = 10_000, log_every: int = 1_000,
                  workers: int | None = None):
+        run = Path(run)
         self.run, self.settings, self.resume = run, (settings := located(settings)), resume
         self.intervals = {"log": log_every, "sample": sample_every, "checkpoint": checkpoint_every}
         for name, images in self.intervals.items():
@@ -71,12 +73,14 @@ class Trainer:
         self.processes = join_processes(device)
         self.device, self.writes = self.processes.device, self.processes.rank == 0
         settings.check_parts(self.processes.count)
-        refuse_to_mix(run, resume)
         check_apart(run, settings.data)
+        refuse_to_mix(run, resume)
         with self.processes.first_alone():  # a public set is downloaded once; and all have seen that the folder is free
             self.source = open_source(settings.data, settings.resolution, settings.background, white=settings.white)
         if resume and last_stretch(run).get("set", {}).get("path") == settings.data:  # else another set is meant
             check_same_set(run, settings.data, self.source.fingerprint)
+        if resume and settings.labels:
+            check_same_classes(run, settings.data, list(self.source.class_names))
         self.chosen = chosen_images(self.source, settings)
         self.loader = Loader(self.source, self.device, workers)
         class_weights = frequencies(self.source, self.chosen, settings) if settings.labels else None
@@ -251,7 +255,17 @@ class Trainer:
     def load(self, path: Path) -> None:
         """Go on from a checkpoint."""
         tensors, state = load_tensors(path)
+        if not {"steps", "batch_size", "seconds", "processes"} <= state.keys():
+            raise CheckpointError(f"{path} is no checkpoint of a run: move it away to go on from the one before it")
         images = state["steps"] * state["batch_size"]
+        if path.stem.split("-")[-1] != f"{images:010d}":
+            raise CheckpointError(f"{path} was written after {images} images, which its name denies: it is another "
+                                  "run's, or was renamed. Put back the one that belongs there")
+        if images % self.settings.batch_size:
+            fitting = ", ".join(str(2**k) for k in range(2, 12) if images % 2**k == 0)
+            raise ValueError(f"the run has seen {images} images, which batches of {self.settings.batch_size} do not "
+                             f"divide: where it is in its set and its schedules could not be told. Batches of "
+                             f"{fitting or images} would")
         restore(self.step, tensors, images, state["processes"], path)
         self.steps_done, self.seconds = images // self.settings.batch_size, state["seconds"]
 

@@ -24,6 +24,7 @@ from stylegan2.files import (
     write_text,
 )
 from stylegan2.images import PICTURES, save_picture
+from stylegan2.training.provenance import provenance
 
 RED = Image.new("RGB", (16, 16), "red")
 
@@ -74,20 +75,32 @@ def test_files_have_the_rights_of_files(tmp_path):
 def test_a_picture_of_ours_gives_way_and_a_photograph_does_not(suffix, tmp_path):
     path = tmp_path / f"a{suffix}"
     for colour in ("red", "blue"):
-        with output(path) as part:
+        with output(path, "picture") as part:
             save_picture(Image.new("RGB", (16, 16), colour), part)
     RED.save(path)  # by another program
     photograph = path.read_bytes()
-    with pytest.raises(FileExistsError, match="was not written by this program"), output(path):
+    with pytest.raises(FileExistsError, match="was not written by this program"), output(path, "picture"):
         raise AssertionError("the work has begun")
     assert path.read_bytes() == photograph
+
+
+@pytest.mark.parametrize("kind", ["picture", "report", "latents"])
+def test_weights_and_notes_never_give_way(kind, tmp_path):
+    """A checkpoint is ours too, and a user's notes may speak of this program."""
+    save_tensors(tmp_path / "generator.safetensors", {"a": torch.ones(2)}, {})
+    write_text(tmp_path / "run.json", json.dumps(provenance(torch.device("cpu"))))
+    write_text(tmp_path / "notes.txt", "On annotated-stylegan2-gradnorm, the book")
+    for path in list(tmp_path.iterdir()):
+        with pytest.raises(FileExistsError, match=f"was not written by this program as a {kind}"), output(path, kind):
+            raise AssertionError("the work has begun")
 
 
 @pytest.mark.parametrize("suffix", [".gif", ".webp", ".mp4"])
 def test_a_film_of_ours_is_known(suffix, tmp_path):
     path = tmp_path / f"a{suffix}"
     save_animation([RED, Image.new("RGB", (16, 16), "blue")], path, fps=10)
-    assert is_ours(path)
+    assert is_ours(path, "picture")
+    assert not is_ours(path, "report")
 
 
 def test_a_film_that_fails_leaves_nothing(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,11 +10,12 @@ import time
 from dataclasses import replace
 
 import pytest
+import torch
 from PIL import Image
 
 from stylegan2.cli import main
 from stylegan2.commands.sample import Record
-from stylegan2.files import load_tensors
+from stylegan2.files import load_tensors, save_tensors
 from stylegan2.training import Settings
 from stylegan2.training.checkpoint import checkpoints
 from stylegan2.training.folder import last_stretch, only_one, stretches
@@ -30,7 +32,8 @@ def tiny(**changes):
 
 
 def state_of(folder):
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """All files but those that labml writes when it likes."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and "labml" not in path.parts}
 
 
 def start(*arguments, **environment):
@@ -79,16 +82,81 @@ def test_record_overwrites_nothing(a_record, what, tmp_path, capsys):
 
 @pytest.mark.parametrize("name", ["settings.json", "run.json", "history.jsonl"])
 def test_files_of_somebody_else_are_not_written_over(name, tmp_path):
-    """Those of a run that was killed before its first checkpoint are."""
+    """Nor is the history of a run that was killed before its first checkpoint; its settings alone are."""
     (tmp_path / name).write_text('{"editor.fontSize": 14}')
     before = state_of(tmp_path)
-    with pytest.raises(FileExistsError, match=f"holds {name}, and not as a run's"):
+    with pytest.raises(FileExistsError, match="a run wants a folder of its own"):
         Trainer(tmp_path, tiny())
     assert state_of(tmp_path) == before
     (tmp_path / name).unlink()
     tiny().save(tmp_path / "settings.json")
     (tmp_path / "history.jsonl").write_text('{"images": 4}\n')
+    with pytest.raises(FileExistsError, match=r"not empty \(history\.jsonl\)"):
+        Trainer(tmp_path, tiny())
+    (tmp_path / "history.jsonl").unlink()
     assert Trainer(tmp_path, tiny()).train()
+
+
+def test_a_run_is_alone_in_its_folder(tmp_path):
+    """Not in a project's folder, which is what an empty word after --run would be."""
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(FileExistsError, match=r"not empty \(thesis\.tex\).*folder of its own"):
+        Trainer(tmp_path, tiny())
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_another_batch_size_must_divide_what_was_seen(tmp_path):
+    """Else the count, the history and every schedule would slip."""
+    Trainer(tmp_path, tiny(images=16)).train()
+    before = state_of(tmp_path)
+    for batch_size in (12, 512):
+        with pytest.raises(ValueError, match=r"has seen 16 images, which batches of .* Batches of 4, 8, 16 would"):
+            Trainer(tmp_path, tiny(images=600, batch_size=batch_size), resume=True)
+    assert state_of(tmp_path) == before
+    assert Trainer(tmp_path, tiny(images=32, batch_size=8), resume=True).train()
+    assert [stretch["images"] for stretch in stretches(tmp_path)] == [0, 16]
+
+
+def test_classes_keep_their_numbers(tmp_path):
+    for data, names in (("old", "ab"), ("new", "aA")):
+        for name in names:
+            (tmp_path / data).mkdir(exist_ok=True)
+            pictures(tmp_path / data / name, first=ord(name))
+    Trainer(tmp_path / "run", tiny(data=str(tmp_path / "old"), labels=True)).train()
+    with pytest.raises(ValueError, match=r"the classes of .*new are A, a; the run .* was trained with a, b"):
+        Trainer(tmp_path / "run", tiny(data=str(tmp_path / "new"), labels=True, images=32), resume=True)
+
+
+def test_a_checkpoint_of_another_run_is_noticed(tmp_path):
+    for name, images in (("one", 16), ("other", 24)):
+        Trainer(tmp_path / name, tiny(images=images)).train()
+    shutil.copy(checkpoints(tmp_path / "one")[0], tmp_path / "other" / "checkpoint-0000000099.safetensors")
+    with pytest.raises(ValueError, match="was written after 16 images, which its name denies"):
+        Trainer(tmp_path / "other", tiny(images=200), resume=True)
+    save_tensors(tmp_path / "one" / "checkpoint-0000000099.safetensors", {"w": torch.ones(2)}, {}, "latents")
+    with pytest.raises(ValueError, match="is no checkpoint of a run"):
+        Trainer(tmp_path / "one", tiny(images=200), resume=True)
+
+
+def test_a_damaged_history_is_named_and_kept(tmp_path):
+    Trainer(tmp_path, tiny(), log_every=4).train()
+    history = tmp_path / "history.jsonl"
+    for line in ("[1]", '{"images": "x"}', '{"image', "\udcff"):
+        before = history.read_bytes()
+        history.write_bytes(line.encode(errors="surrogateescape") + b"\n" + before)
+        with pytest.raises(ValueError, match=r"history\.jsonl is damaged: line 1"):
+            Trainer(tmp_path, tiny(images=32), resume=True).train()
+        assert history.read_bytes().endswith(before)
+        history.write_bytes(before)
+
+
+def test_a_missing_run_json_is_not_made_up(tmp_path):
+    Trainer(tmp_path, tiny()).train()
+    (tmp_path / "run.json").unlink()
+    Trainer(tmp_path, tiny(images=32), resume=True).train()
+    made = json.loads((tmp_path / "run.json").read_text())
+    assert set(made) == {"resumed"}
+    assert [stretch["images"] for stretch in made["resumed"]] == [16]
 
 
 def test_nobody_else_writes_into_a_folder(tmp_path):
@@ -130,6 +198,7 @@ def test_of_two_starts_at_the_same_moment_one_trains(tmp_path):
     winner.communicate()
     history = [json.loads(line)["images"] for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
     assert history == sorted(set(history))
+    (tmp_path / "run" / "history.jsonl").unlink()  # without a checkpoint it is the user's to delete
     again = start("--run", tmp_path / "run", *FLAGS, "--images", 8)
     output, error = again.communicate(timeout=120)
     assert (again.returncode, "done: 8 images" in output) == (0, True), error
