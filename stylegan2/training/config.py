@@ -13,7 +13,7 @@ from stylegan2.files import read_json, write_text
 
 Model = Literal["progan", "stylegan", "stylegan2"]
 Channels = Annotated[int, Range(1, 8192)]
-Weight = Annotated[float, Range(0, 1e6)]
+Weight = Annotated[float, Range(0, 1_000_000)]
 Interval = Annotated[int, Range(1, 1_000_000)]
 Resolution = Annotated[int, Range(4, 4096)]
 
