@@ -20,7 +20,7 @@ API = {
     "stylegan2": (
         "equalized", "resample", "modulation", "mapping", "generator", "stylegan1", "progressive", "discriminator",
         "losses", "penalties", "augment", "ema", "training", "data", "explore", "metrics", "convert", "weights",
-        "images", "files", "fields", "precision"),
+        "images", "files", "precision"),
     "gradnorm": (
         "weighter", "algorithm", "balance", "measure", "gather", "losses", "distributed", "pareto", "per_sample",
         "checkpoint", "meta", "toy", "mocks"),
