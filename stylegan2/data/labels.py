@@ -210,7 +210,8 @@ def check_labels(labels: np.ndarray, n: int,
                          "each image the number of one class, 0, 1, 2, …")
     if not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"the labels of {what} are {labels.dtype}: they must be "
-                         "integers (labels.astype(int) makes them so), 0, 1, 2, …")
+                         "integers, 0, 1, 2, …; np.unique(labels, return_inverse="
+                         "True)[1] numbers classes of any kind")
     if labels.shape != (n,):
         raise ValueError(f"the labels of {what} have the shape {list(labels.shape)}: "
                          f"there must be {n} of them, one for each image; "

@@ -300,8 +300,9 @@ def check_array(array: np.ndarray, what: str) -> bool:
     shape = list(array.shape)
     if array.dtype != np.uint8:
         raise ValueError(f"{what} holds {array.dtype}: images must be uint8, 0 … 255; "
-                         "convert them first, with (array * (255 / white)).round()"
-                         ".astype(np.uint8), where white is the value of a white pixel")
+                         "convert them first, with ((array - black) * (255 / (white - "
+                         "black))).clip(0, 255).round().astype(np.uint8), where black "
+                         "and white are the values of a black and a white pixel")
     first, last = (len(shape) == 4 and shape[axis] in (1, 3, 4) for axis in (1, 3))
     if not (len(shape) == 3 or first or last) or 0 in shape:
         raise ValueError(f"{what} has the shape {shape}: images are [n, h, w], "

@@ -312,5 +312,6 @@ def frequencies(source: ImageSource, chosen: Int[Tensor, "chosen"], settings: Se
     labels = source.labels(chosen)
     if labels is None or source.n_classes < 2:
         raise ValueError(f"labels is set, but the images of {settings.data} are not in two classes or more: put each "
-                         "class into a folder of its own, side by side, or train without")
+                         "class into a folder of its own, side by side (in an .npz, give labels; in a dataset.json, "
+                         "numbers), or train without")
     return torch.bincount(labels, minlength=source.n_classes).float()

@@ -470,7 +470,7 @@ def test_rgba_arrays_take_the_background():
     (np.zeros((2, 4, 4, 3), np.float32), "holds float32: images must be uint8"),
     (np.zeros((2, 8, 8, 2), np.uint8), r"shape \[2, 8, 8, 2\]"),
     (np.zeros((4, 4), np.uint8), r"shape \[4, 4\].*array\[None\]"),
-    (np.zeros((2, 8, 8), np.uint16), "holds uint16: .*255 / white"),
+    (np.zeros((2, 8, 8), np.uint16), "holds uint16: .*255 / .white - black"),
     (np.zeros((0, 4, 4, 3), np.uint8), r"shape \[0, 4, 4, 3\]"),
 ])
 def test_arrays_that_are_no_images(array, message):
