@@ -11,7 +11,7 @@ import tyro
 from stylegan2.fields import Count, Range, check_fields
 from stylegan2.training.checkpoint import checkpoints
 from stylegan2.training.config import PRESETS, Settings
-from stylegan2.training.folder import last_stretch, refuse_to_mix
+from stylegan2.training.folder import last_stretch
 
 
 @dataclass
@@ -92,7 +92,6 @@ def resumed(folder: Path, arguments: Sequence[str], prog: str) -> Train:
     if not path.exists():
         raise FileNotFoundError(f"{folder} holds no run to resume: name its folder with --run, or leave out --resume "
                                 "to start one")
-    refuse_to_mix(folder, resume=True)
     settings = Settings.load(path)
     default = Train(settings=settings, **last_stretch(folder).get("options", {}))
     command = tyro.cli(Train, args=arguments, default=default, prog=prog)

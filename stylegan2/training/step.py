@@ -65,9 +65,8 @@ class Step:
         parts = self.parts(real, labels)
         with scaled_at_once(self.players.trained):
             halves = (half(part) for part in parts for half in (phases.real_loss, phases.fake_loss))
-            pieces = [part.pieces() for part in parts]
-            penalties = (phases.discriminator_penalty(piece, 1 / len(of_part)) for of_part in pieces
-                         for piece in of_part)
+            penalties = (phases.discriminator_penalty(piece, 1 / len(pieces))
+                         for pieces in map(Part.pieces, parts) for piece in pieces)
             self.update_discriminator(step, halves, penalties)
         latents, fewer = self.draw(s.batch_size), self.draw(max(s.batch_size // 2, s.accumulate * self.processes.count))
         # The discriminator passes the gradient on without collecting its own.

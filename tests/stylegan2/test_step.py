@@ -5,8 +5,10 @@ import dataclasses
 import pytest
 import torch
 
+from stylegan2 import losses as published
 from stylegan2.training import Settings
 from stylegan2.training.config import PRESETS
+from stylegan2.training.phases import GAMES
 from stylegan2.training.players import Latents, Players
 from stylegan2.training.processes import Processes
 from stylegan2.training.step import Step
@@ -112,6 +114,31 @@ def test_penalties_are_multiplied_by_their_interval(monkeypatch):
     step.update_discriminator(16, halves(step, step.parts(real, None)),
                               map(step.phases.discriminator_penalty, step.parts(real, None)))
     torch.testing.assert_close(players.discriminator.from_rgb[0].weight.weight.grad, expected * (0.3 / 2 * 16))
+
+
+def test_a_penalty_in_pieces_has_the_gradients_of_the_whole(monkeypatch):
+    """Each has whole groups of the minibatch standard deviation; four images are not cut."""
+    found = []
+    for pixels, count in ((4 * 256**2, 1), (8 * 8**2, 2), (1, 4)):
+        players, step, real = make(batch_size=16)
+        monkeypatch.setattr("stylegan2.training.phases.PENALTY_PIXELS", pixels)
+        part, = step.parts(real, None)
+        pieces = part.pieces()
+        assert [len(piece.real) for piece in pieces] == [16 // count] * count
+        for piece in pieces:
+            step.phases.discriminator_penalty(piece, 1 / count).backward()
+        found.append((gradients(players.discriminator), step.phases.measured["penalty.r1"]))
+    for others, r1 in found[1:]:
+        torch.testing.assert_close(r1, found[0][1])
+        for name, gradient in found[0][0].items():
+            torch.testing.assert_close(others[name], gradient, rtol=1e-4, atol=1e-7, msg=name)
+
+
+@pytest.mark.parametrize("name", GAMES)
+def test_the_halves_of_a_game_are_the_published_loss(name):
+    whole = getattr(published, f"{name}_discriminator_loss")
+    real, fake = torch.randn(2, 8, 1, dtype=torch.float64)
+    torch.testing.assert_close(GAMES[name].on_real(real) + GAMES[name].on_fake(fake), whole(real, fake))
 
 
 def test_interval_1_adds_the_penalty_to_the_loss():
