@@ -68,7 +68,8 @@ class Record:
         tensors, state = load_tensors(newest[-1])
         trained, settings = load_generator(self.run), unlocated(Settings.load(self.run / "settings.json"))
         made = {**told(self.run), "seed": settings.seed, "images": state["steps"] * state["batch_size"],
-                "minutes": round(state["seconds"] / 60, 2)}
+                "minutes": round(state["seconds"] / 60, 2),
+                "processor_minutes": round(state.get("processor_seconds", 0.0) / 60, 2)}
         with new_folder(self.to) as folder:
             shutil.copy(self.run / "history.jsonl", folder / "history.jsonl")
             average = {name: tensor for name, tensor in tensors.items() if name.startswith("average.")}

@@ -17,7 +17,7 @@ class Means:
     def start(self) -> None:
         self.sums: dict[str, Tensor] = {}
         self.counts: Counter[str] = Counter()
-        self.steps, self.since = 0, time.perf_counter()
+        self.steps, self.since, self.worked = 0, time.perf_counter(), time.process_time()
 
     def add(self, metrics: dict[str, Tensor]) -> None:
         for name, value in metrics.items():
@@ -25,12 +25,15 @@ class Means:
         self.counts.update(metrics.keys())
         self.steps += 1
 
-    def take(self) -> tuple[dict[str, Tensor], int, float]:
-        """The means, the number of steps and the seconds since the last call; starts again."""
+    def take(self) -> tuple[dict[str, Tensor], int, float, float]:
+        """The means, the number of steps, the seconds since the last call and those of processor time (of all its
+        threads, which other programs do not stretch); starts again.
+        """
         values = {name: total / self.counts[name] for name, total in self.sums.items()}
         steps, seconds = self.steps, time.perf_counter() - self.since
+        processor_seconds = time.process_time() - self.worked
         self.start()
-        return values, steps, seconds
+        return values, steps, seconds, processor_seconds
 
 
 # Ctrl-C, kill, a closed terminal, Ctrl-\, a limit on processor time, and what schedulers send before they kill.

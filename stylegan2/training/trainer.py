@@ -92,7 +92,7 @@ class Trainer:
         self.players = Players(settings, n_classes).to(self.device)
         torch.manual_seed(settings.seed + self.processes.rank)
         self.step = Step(self.players, self.processes, class_weights)
-        self.steps_done, self.seconds, self.whole = 0, 0.0, True
+        self.steps_done, self.seconds, self.processor_seconds, self.whole = 0, 0.0, 0.0, True
         self.saved = checkpoints(run)[-1:] if resume else []
         for path in self.saved:
             self.load(path)
@@ -218,7 +218,7 @@ class Trainer:
         Raises:
             FloatingPointError: one of them is not finite.
         """
-        means_here, steps, seconds = means.take()
+        means_here, steps, seconds, processor_seconds = means.take()
         self.processes.average(list(means_here.values()))
         values = {name: float(value) for name, value in means_here.items()}
         bad = [name for name, value in values.items() if not math.isfinite(value)]
@@ -229,6 +229,7 @@ class Trainer:
                 f"Last checkpoint: {saved[-1] if saved else 'none'}. "
                 "Try a lower learning_rate, a larger r1_gamma, or precision fp32")
         self.seconds += seconds
+        self.processor_seconds += processor_seconds
         speed = steps * self.settings.batch_size / seconds
         return {**values, "images_per_second": speed, "seconds": self.seconds}
 
@@ -248,7 +249,7 @@ class Trainer:
         tensors = state_tensors(self.step)
         if self.writes:
             state = {"steps": self.steps_done, "batch_size": self.settings.batch_size, "seconds": self.seconds,
-                     "processes": self.processes.count}
+                     "processor_seconds": self.processor_seconds, "processes": self.processes.count}
             self.saved = [save_checkpoint(self.run, self.images_seen, tensors, state)]
         self.processes.wait()
 
@@ -268,6 +269,7 @@ class Trainer:
                              f"{fitting or images} would")
         restore(self.step, tensors, images, state["processes"], path)
         self.steps_done, self.seconds = images // self.settings.batch_size, state["seconds"]
+        self.processor_seconds = state.get("processor_seconds", 0.0)  # which version 1 did not count
 
 
 def refuse_too_large(settings: Settings, n_classes: int, device: torch.device) -> None:
