@@ -6,7 +6,7 @@ parameter that may be the neutral one), a generator can match the transformed di
 untransformed one, so the transformations do not leak into its images.
 
 Source: Karras et al., Training Generative Adversarial Networks with Limited Data (arXiv 2006.06676), section 3 and
-appendix B: its pixel blits, geometry and colour, with its distributions. Two things differ. All geometry is one matrix
+appendix B: its pixel blits, geometry and colour, with its distributions. Two things differ. All geometry is one map
 and one resampling, as there, but that resampling is cubic interpolation instead of linear interpolation between an up-
 and a down-sampling with the sym6 wavelet: a tenth of the code, and blits are exact. The price is that shrinking has no
 low-pass filter: at more than 1.5 times (2 standard deviations of both scalings together), fine detail aliases, in real
@@ -14,7 +14,8 @@ and generated images alike. And the mirrored border repeats the outermost pixel.
 """
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Collection
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -22,8 +23,20 @@ from torch import Tensor, nn
 
 from stylegan2.warp import affine_warp
 
-Draw = Callable[[Tensor, int], Tensor]
-"""Draws one parameter a sample, like a given vector [batch], for images of a given side; gives a matrix a sample."""
+GEOMETRY = ("x_flip", "quarter_turns", "whole_shift", "isotropic_scale", "turn_before", "anisotropic_scale",
+            "turn_after", "shift")
+"""In the order in which they happen to an image."""
+COLOUR = ("brightness", "contrast", "luma_flip", "hue", "saturation")
+"""In the order in which they happen to an image, after its geometry."""
+
+
+class Chances(NamedTuple):
+    """What one transformation of every sample is made from; 0, which changes nothing, where it is left out."""
+
+    uniform: Float[Tensor, "2 batch"]
+    """In [−1/2, 1/2)."""
+    normal: Float[Tensor, "2 batch"]
+    """N(0, 1)."""
 
 
 class AdaptiveAugment(nn.Module):
@@ -39,11 +52,11 @@ class AdaptiveAugment(nn.Module):
     Args:
         target: of r.
         ramp: images in which p goes from 0 to 1.
-        transformations: names, keys of `GEOMETRY` and `COLOUR`; a set whose mirror images look wrong (letters) does
+        transformations: names, out of `GEOMETRY` and `COLOUR`; a set whose mirror images look wrong (letters) does
             without x_flip.
 
     Raises:
-        ValueError: a transformation that does not exist.
+        ValueError: no transformation, or one that does not exist.
     """
 
     p: Tensor
@@ -53,6 +66,8 @@ class AdaptiveAugment(nn.Module):
         super().__init__()
         known = [*GEOMETRY, *COLOUR]
         self.transformations = known if transformations is None else list(transformations)
+        if not self.transformations:
+            raise ValueError(f"no transformation is named: there are {', '.join(known)}")
         if unknown := set(self.transformations).difference(known):
             raise ValueError(f"no transformation is called {', '.join(sorted(unknown))}: there are {', '.join(known)}")
         self.target, self.ramp = target, ramp
@@ -64,23 +79,22 @@ class AdaptiveAugment(nn.Module):
         if self.p.device.type == "cpu" and self.p == 0:  # elsewhere, reading p would make the device wait
             return images
         images = images.to(torch.promote_types(images.dtype, torch.float32))
-        # Double precision, because a GPU may be told to round products of single-precision matrices.
-        like = torch.empty(len(images), dtype=torch.float64, device=images.device)
         with torch.autocast(images.device.type, enabled=False):
-            images = affine_warp(images, self.draw(GEOMETRY, identity(like, 3), images.shape[-1]))
-            return recolour(images, self.draw(COLOUR, identity(like, 4), images.shape[-1]))
+            drawn = self.draw(len(images))
+            return recolour(affine_warp(images, geometry(drawn, images.shape[-1])), colour(drawn))
 
-    def draw(self, among: dict[str, Draw], product: Float[Tensor, "batch n n"],
-             side: int) -> Float[Tensor, "batch n n"]:
-        """Multiply from the right by the chosen matrices, each of which takes part with probability p."""
-        like = product[:, 0, 0]
-        for name, draw in among.items():
-            if name in self.transformations:
-                # There are two rotations, before and after the anisotropic scaling: with probability p, at least one.
-                p = 1 - (1 - self.p).sqrt() if draw is turn else self.p
-                chosen = torch.rand_like(like) < p
-                product = torch.where(chosen[:, None, None], product @ draw(like, side), product)
-        return product
+    def draw(self, batch: int) -> dict[str, Chances]:
+        """All numbers of all transformations at once; each takes part in a sample with probability p."""
+        names, device = self.transformations, self.p.device
+        # There are two turns, before and after the anisotropic scaling: with probability p, at least one.
+        p = torch.stack([1 - (1 - self.p).sqrt() if name.startswith("turn") else self.p for name in names])
+        takes_part = torch.rand(len(names), 1, batch, device=device) < p[:, None, None]
+        # Double precision, because a GPU may be told to round products of single-precision matrices.
+        like = torch.empty(len(names), 2, batch, dtype=torch.float64, device=device)
+        uniform, normal = (torch.rand_like(like) - 0.5) * takes_part, torch.randn_like(like) * takes_part
+        nothing = torch.zeros_like(like[0])
+        return {**dict.fromkeys((*GEOMETRY, *COLOUR), Chances(nothing, nothing)),
+                **dict(zip(names, map(Chances, uniform, normal), strict=True))}
 
     @torch.no_grad()
     def observe(self, real_scores: Float[Tensor, "batch 1"]) -> None:
@@ -98,123 +112,66 @@ class AdaptiveAugment(nn.Module):
         return r
 
 
-def identity(like: Float[Tensor, "batch"], size: int) -> Float[Tensor, "batch size size"]:
-    """One identity matrix per sample, of the type and on the device of `like`; a view, not to be written to."""
-    return torch.eye(size, dtype=like.dtype, device=like.device).expand(len(like), -1, -1)
+def geometry(drawn: dict[str, Chances], side: int) -> Float[Tensor, "batch 2 3"]:
+    """From positions in the output to positions in the image, as `affine_warp` wants it: what happens to the image
+    first is the last factor that a position meets, and each factor is an inverse, as likely as what it inverts.
+
+    Flip · quarter turns · whole shift · isotropic scale · turn · anisotropic scale · turn · shift. The isotropic scale
+    commutes with every turn, so that all linear ones are a turn, a scale for x and y, and a turn.
+    """
+    flip = sign(drawn["x_flip"].uniform[0])  # or not, with equal chance
+    quarters = math.pi / 2 * (4 * drawn["quarter_turns"].uniform[0]).floor()  # 0, 1, 2 or 3
+    turns = [2 * math.pi * drawn[name].uniform[0] for name in ("turn_before", "turn_after")]  # by any angle
+    whole_shift = 2 / side * (side / 4 * drawn["whole_shift"].uniform).round()  # whole pixels, up to an eighth
+    shift = drawn["shift"].normal / 4  # N(0, (side/8)²) pixels
+    both, across = (drawn[name].normal[0] for name in ("isotropic_scale", "anisotropic_scale"))
+    factors = torch.exp2(0.2 * torch.stack([both + across, both - across]))  # 2^n, n ~ N(0, 0.2²)
+    turn_of_blits, first, second = rotate(torch.stack([quarters, quarters + turns[0], turns[1]]))
+    linear = first @ (factors.T[:, :, None] * second)
+    offset = turn_of_blits @ whole_shift.T[:, :, None] + linear @ shift.T[:, :, None]
+    return torch.cat([linear, offset], dim=2) * torch.stack([flip, torch.ones_like(flip)], dim=1)[:, :, None]
 
 
-def recolour(images: Float[Tensor, "batch 3 h w"], matrix: Float[Tensor, "batch 4 4"]) -> Float[Tensor, "batch 3 h w"]:
-    """Every pixel's (red, green, blue, 1) times a matrix."""
-    matrix = matrix.to(images.dtype)
-    return torch.einsum("bij,bjhw->bihw", matrix[:, :3, :3], images) + matrix[:, :3, 3, None, None]
+def colour(drawn: dict[str, Chances]) -> Float[Tensor, "batch 3 4"]:
+    """What a pixel's (red, green, blue, 1) is multiplied by.
+
+    First the brightness, a step for all three. Then everything else, which keeps the grey axis (luma) and the plane
+    across it (chroma): a factor for luma, a factor and an angle for chroma.
+    """
+    brightness = 0.2 * drawn["brightness"].normal[0]
+    luma_flip = sign(drawn["luma_flip"].uniform[0])  # dark for light at the same chroma, or not, with equal chance
+    hue = 2 * math.pi * drawn["hue"].uniform[0]
+    contrast, saturation = torch.exp2(torch.stack([0.5 * drawn["contrast"].normal[0], drawn["saturation"].normal[0]]))
+    luma, chroma = contrast * luma_flip, contrast * saturation
+    step = (luma * brightness)[:, None, None].expand(-1, 3, 1)
+    return torch.cat([about_grey(luma, chroma * hue.cos(), chroma * hue.sin()), step], dim=2)
 
 
-def scale(*factors: Float[Tensor, "batch"]) -> Float[Tensor, "batch n n"]:
-    """Of homogeneous positions or colours: a factor for each coordinate."""
-    return torch.diag_embed(torch.stack([*factors, torch.ones_like(factors[0])], dim=1))
+def sign(x: Float[Tensor, "batch"]) -> Float[Tensor, "batch"]:
+    """−1 below 0, else 1."""
+    return 1 - 2 * (x < 0).to(x.dtype)
 
 
-def translate(*steps: Float[Tensor, "batch"]) -> Float[Tensor, "batch n n"]:
-    """Of homogeneous positions or colours: a step for each coordinate."""
-    matrix = identity(steps[0], len(steps) + 1).clone()
-    matrix[:, :-1, -1] = torch.stack(steps, dim=1)
-    return matrix
-
-
-def rotate(cos: Float[Tensor, "batch"], sin: Float[Tensor, "batch"]) -> Float[Tensor, "batch 3 3"]:
-    """Of positions, about the centre."""
-    matrix = identity(cos, 3).clone()
-    matrix[:, :2, :2] = torch.stack([cos, -sin, sin, cos], dim=1).unflatten(1, (2, 2))
-    return matrix
+def rotate(angle: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch 2 2"]:
+    """Of positions, about the centre. Quarter turns are exact."""
+    cos, sin = angle.cos().round(decimals=12), angle.sin().round(decimals=12)
+    return torch.stack([cos, -sin, sin, cos], dim=-1).unflatten(-1, (2, 2))
 
 
 def about_grey(along: Float[Tensor, "batch"], across: Float[Tensor, "batch"],
-               turned: Float[Tensor, "batch"]) -> Float[Tensor, "batch 4 4"]:
+               turned: Float[Tensor, "batch"]) -> Float[Tensor, "batch 3 3"]:
     """Of colours: their part along the grey axis (luma), the part across it (chroma), and the chroma turned by 90°,
     with a factor each.
+
+    That is along·v vᵀ + across·(1 − v vᵀ) + turned·(v ×) with v = (1, 1, 1)/√3: no colour is treated unlike another, so
+    each row is the one above, moved by one.
     """
-    eye = torch.eye(3, dtype=along.dtype, device=along.device)
-    grey = torch.ones_like(eye) / 3  # v vᵀ, v = (1, 1, 1)/√3
-    cross = (eye.roll(1, 0) - eye.roll(1, 1)) / math.sqrt(3)  # v ×
-    matrix = identity(along, 4).clone()
-    matrix[:, :3, :3] = torch.einsum("fb,fij->bij", torch.stack([along, across, turned]),
-                                     torch.stack([grey, eye - grey, cross]))
-    return matrix
+    even, odd = (along - across) / 3, turned / math.sqrt(3)
+    same, after, before = even + across, even - odd, even + odd
+    return torch.stack([same, after, before, before, same, after, after, before, same], dim=1).unflatten(1, (3, 3))
 
 
-def x_flip(like: Float[Tensor, "batch"], side: int) -> Float[Tensor, "batch 3 3"]:
-    """Or not, with equal chance."""
-    return scale(2 * torch.randint_like(like, 2) - 1, torch.ones_like(like))
-
-
-def quarter_turns(like: Float[Tensor, "batch"], side: int) -> Float[Tensor, "batch 3 3"]:
-    """0, 1, 2 or 3 of them."""
-    angle = torch.randint_like(like, 4) * (math.pi / 2)
-    return rotate(angle.cos().round(), angle.sin().round())
-
-
-def whole_shift(like: Float[Tensor, "batch"], side: int) -> Float[Tensor, "batch 3 3"]:
-    """By whole pixels, up to an eighth of the side."""
-    x, y = ((torch.rand_like(like) - 0.5) / 4 * side for _ in "xy")
-    return translate(2 / side * x.round(), 2 / side * y.round())
-
-
-def isotropic_scale(like: Float[Tensor, "batch"], side: int) -> Float[Tensor, "batch 3 3"]:
-    """By 2^n, n ~ N(0, 0.2²)."""
-    factor = torch.exp2(0.2 * torch.randn_like(like))
-    return scale(factor, factor)
-
-
-def turn(like: Float[Tensor, "batch"], side: int) -> Float[Tensor, "batch 3 3"]:
-    """By any angle."""
-    angle = 2 * math.pi * torch.rand_like(like)
-    return rotate(angle.cos(), angle.sin())
-
-
-def anisotropic_scale(like: Float[Tensor, "batch"], side: int) -> Float[Tensor, "batch 3 3"]:
-    """By 2^n in x and by 2^−n in y, n ~ N(0, 0.2²)."""
-    factor = torch.exp2(0.2 * torch.randn_like(like))
-    return scale(factor, 1 / factor)
-
-
-def shift(like: Float[Tensor, "batch"], side: int) -> Float[Tensor, "batch 3 3"]:
-    """By N(0, (side/8)²) pixels."""
-    return translate(torch.randn_like(like) / 4, torch.randn_like(like) / 4)
-
-
-def brightness(like: Float[Tensor, "batch"], side: int) -> Float[Tensor, "batch 4 4"]:
-    """A step of N(0, 0.2²) for all three."""
-    step = 0.2 * torch.randn_like(like)
-    return translate(step, step, step)
-
-
-def contrast(like: Float[Tensor, "batch"], side: int) -> Float[Tensor, "batch 4 4"]:
-    """A factor 2^n, n ~ N(0, 0.5²), for all three."""
-    factor = torch.exp2(0.5 * torch.randn_like(like))
-    return scale(factor, factor, factor)
-
-
-def luma_flip(like: Float[Tensor, "batch"], side: int) -> Float[Tensor, "batch 4 4"]:
-    """Dark for light, at the same chroma; or not, with equal chance."""
-    return about_grey(2 * torch.randint_like(like, 2) - 1, torch.ones_like(like), torch.zeros_like(like))
-
-
-def hue(like: Float[Tensor, "batch"], side: int) -> Float[Tensor, "batch 4 4"]:
-    """The chroma turned by any angle."""
-    angle = 2 * math.pi * torch.rand_like(like)
-    return about_grey(torch.ones_like(like), angle.cos(), angle.sin())
-
-
-def saturation(like: Float[Tensor, "batch"], side: int) -> Float[Tensor, "batch 4 4"]:
-    """The chroma times 2^n, n ~ N(0, 1)."""
-    return about_grey(torch.ones_like(like), torch.exp2(torch.randn_like(like)), torch.zeros_like(like))
-
-
-# In the order of their product. `affine_warp` goes from the output back to the image, so the first happens to the image
-# first, and what is drawn is an inverse: each of these distributions is that of its inverse too.
-GEOMETRY: dict[str, Draw] = {
-    "x_flip": x_flip, "quarter_turns": quarter_turns, "whole_shift": whole_shift, "isotropic_scale": isotropic_scale,
-    "turn_before": turn, "anisotropic_scale": anisotropic_scale, "turn_after": turn, "shift": shift}
-# `recolour` goes from the image to the output: the last happens first.
-COLOUR: dict[str, Draw] = {
-    "saturation": saturation, "hue": hue, "luma_flip": luma_flip, "contrast": contrast, "brightness": brightness}
+def recolour(images: Float[Tensor, "batch 3 h w"], matrix: Float[Tensor, "batch 3 4"]) -> Float[Tensor, "batch 3 h w"]:
+    """Every pixel's (red, green, blue, 1) times a matrix."""
+    matrix = matrix.to(images.dtype)
+    return torch.einsum("bij,bjhw->bihw", matrix[:, :, :3], images) + matrix[:, :, 3, None, None]

@@ -9,13 +9,14 @@ import itertools
 import math
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from stylegan2.equalized import EqualizedConv2d, EqualizedLinear, at_least_float32
 from stylegan2.generator import features_of_blocks
 from stylegan2.mapping import LabelEmbedding, MappingLayers, check_labels
-from stylegan2.precision import without_autocast
+from stylegan2.precision import at_resolution, limited, without_autocast
 from stylegan2.resample import DownSample, Smooth
 
 
@@ -51,6 +52,13 @@ class MiniBatchStdDev(nn.Module):
         return torch.cat([x, channel], dim=1)
 
 
+class LeakyReLU(nn.Module):
+    """With slope 0.2, in place; in float16 cut off at ±256."""
+
+    def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        return limited(F.leaky_relu(x, 0.2, inplace=True))
+
+
 class DiscriminatorBase(nn.Module):
     """What all discriminators share: how an image comes in, and how 4 × 4 features become a score.
 
@@ -75,7 +83,7 @@ class DiscriminatorBase(nn.Module):
         super().__init__()
         self.features = features_of_blocks(log_resolution, n_features, max_features)[::-1]
         self.n_blocks, self.n_classes, last = len(self.features), n_classes, self.features[-1]
-        gain, activation = math.sqrt(2), nn.LeakyReLU(0.2, inplace=True)
+        gain, activation = math.sqrt(2), LeakyReLU()
         self.std_dev = MiniBatchStdDev(group_size)
         self.conv = nn.Sequential(EqualizedConv2d(last + 1, last, kernel_size=3, padding=1, gain=gain), activation)
         self.final = nn.Sequential(
@@ -117,7 +125,12 @@ class Discriminator(DiscriminatorBase):
     def forward(self, x: Float[Tensor, "batch 3 height width"],
                 labels: Int[Tensor, "batch"] | None = None) -> Float[Tensor, "batch 1"]:
         x = self.check(x, 2 << self.n_blocks, labels)
-        return self.score(self.blocks(self.from_rgb(x)), labels)
+        with at_resolution(x, 0) as image:
+            x = self.from_rgb(image)
+        for i, block in enumerate(self.blocks):
+            with at_resolution(x, i) as features:
+                x = block(features)
+        return self.score(x, labels)
 
 
 class SkipDiscriminator(DiscriminatorBase):
@@ -136,10 +149,13 @@ class SkipDiscriminator(DiscriminatorBase):
     def forward(self, x: Float[Tensor, "batch 3 height width"],
                 labels: Int[Tensor, "batch"] | None = None) -> Float[Tensor, "batch 1"]:
         image = self.check(x, 2 << self.n_blocks, labels)
-        x = self.from_rgb[0](image)
-        for block, see in zip(self.blocks, self.from_rgb[1:], strict=True):
-            image = self.down_sample(image)
-            x = block(x) + see(image)
+        with at_resolution(image, 0) as features:
+            x = self.from_rgb[0](features)
+        for i, (block, see) in enumerate(zip(self.blocks, self.from_rgb[1:], strict=True)):
+            with without_autocast(image):  # what is seen at every resolution stays in float32
+                image = self.down_sample(image)
+            with at_resolution(x, i) as features:
+                x = block(features) + see(image)
         return self.score(x, labels)
 
 
@@ -171,13 +187,13 @@ def down_convolutions(in_features: int, out_features: int, gain: float = math.sq
     """
     return nn.Sequential(
         EqualizedConv2d(in_features, in_features, kernel_size=3, padding=1, gain=math.sqrt(2)),
-        nn.LeakyReLU(0.2, inplace=True),
+        LeakyReLU(),
         Smooth(padding=2),
         EqualizedConv2d(in_features, out_features, kernel_size=3, stride=2, gain=gain),
-        nn.LeakyReLU(0.2, inplace=True))
+        LeakyReLU())
 
 
 def from_rgb(features: int) -> nn.Sequential:
     """An image to features: 1×1 convolution, leaky ReLU."""
     return nn.Sequential(
-        EqualizedConv2d(3, features, kernel_size=1, gain=math.sqrt(2)), nn.LeakyReLU(0.2, inplace=True))
+        EqualizedConv2d(3, features, kernel_size=1, gain=math.sqrt(2)), LeakyReLU())

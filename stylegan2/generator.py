@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from stylegan2.equalized import EqualizedConv2d, EqualizedLinear, at_least_float32, times
 from stylegan2.modulation import Conv2dWeightModulate
-from stylegan2.precision import without_autocast
+from stylegan2.precision import at_resolution, limited, without_autocast
 from stylegan2.resample import UpSample
 
-Styles = Sequence[Float[Tensor, "batch d_latent"]]
+Styles = Sequence[Float[Tensor, "batch d_latent"]] | Float[Tensor, "layers batch d_latent"]
 """A w for each of some layers: the tensor of all, unbound once, so that the backward pass puts together in one
 operation what it would add up for single indices."""
 NoiseMap = Float[Tensor, "_ 1 _ _"]
@@ -55,7 +55,7 @@ class NoisyActivation(nn.Module):
                 noise = self.noise_const if noise == "const" else torch.randn_like(x[:, :1], dtype=self.bias.dtype)
             strength = self.gain * self.noise_strength[..., None, None]  # [1, 1] or [features, 1, 1]
             x += (noise * strength).to(x.dtype)
-        return F.leaky_relu(x, 0.2, inplace=True)
+        return limited(F.leaky_relu(x, 0.2, inplace=True))
 
 
 class StyleBlock(NoisyActivation):
@@ -127,9 +127,9 @@ class GeneratorBlock(StylePair):
         super().__init__(d_latent, in_features, out_features, resolution, style_block)
         self.to_rgb = ToRGB(d_latent, out_features)
 
-    def forward(self, x: Float[Tensor, "batch in_features h w"], w: Float[Tensor, "_ batch d_latent"],
+    def forward(self, x: Float[Tensor, "batch in_features h w"], w: Styles,
                 noise) -> tuple[Float[Tensor, "batch out_features h2 w2"], Float[Tensor, "batch 3 h2 w2"]]:
-        *w_of_pair, w_of_rgb = w.unbind()
+        *w_of_pair, w_of_rgb = w
         x = self.features(x, w_of_pair, noise)
         return x, self.to_rgb(x, w_of_rgb)
 
@@ -143,9 +143,9 @@ class ResidualBlock(StylePair):
         self.residual = nn.Sequential(
             EqualizedConv2d(in_features, out_features, kernel_size=1, bias=False), UpSample())
 
-    def forward(self, x: Float[Tensor, "batch in_features h w"], w: Float[Tensor, "_ batch d_latent"],
+    def forward(self, x: Float[Tensor, "batch in_features h w"], w: Styles,
                 noise) -> Float[Tensor, "batch out_features h2 w2"]:
-        return (self.residual(x) + self.features(x, w.unbind(), noise)) * math.sqrt(0.5)
+        return (self.residual(x) + self.features(x, w, noise)) * math.sqrt(0.5)
 
 
 class StyleGenerator(nn.Module):
@@ -192,14 +192,15 @@ class StyleGenerator(nn.Module):
         """What every image starts from."""
         return self.initial_constant.expand(batch, -1, -1, -1).contiguous(memory_format=torch.channels_last)
 
-    def w_of_blocks(self, w: Float[Tensor, "blocks_or_layers batch d_latent"]) -> list[Tensor]:
-        """The w of every block, a slice each of one w per layer, or three times one w per block."""
+    def w_of_blocks(self, w: Float[Tensor, "blocks_or_layers batch d_latent"]) -> list[Styles]:
+        """The w of every block's layers, out of one w per layer, or three times one w per block."""
         if w.ndim != 3 or w.shape[2] != self.d_latent:
             raise ValueError(f"w is {list(w.shape)}: this generator takes [blocks or layers, batch, {self.d_latent}]")
         if len(w) == self.n_layers:
-            return [w[self.layers_of_block(i)] for i in range(self.n_blocks)]
+            layers = w.unbind()
+            return [layers[self.layers_of_block(i)] for i in range(self.n_blocks)]
         if len(w) == self.n_blocks:
-            return [w_block.expand(3, -1, -1) for w_block in w]
+            return [(w_block,) * 3 for w_block in w.unbind()]
         raise ValueError(f"w has length {len(w)}: this generator takes one w per block ({self.n_blocks}) or one per "
                          f"layer ({self.n_layers}), stacked on the first axis. For one w everywhere: "
                          f"w.expand({self.n_blocks}, -1, -1)")
@@ -244,10 +245,12 @@ class Generator(StyleGenerator):
         """
         w_first, *w_blocks = self.w_of_blocks(w)
         noise_first, *noise_blocks = self.noise_of_blocks(input_noise)
-        x = self.style_block(self.constant(w.shape[1]), w_first[0], noise_first[1])
-        rgb = self.to_rgb(x, w_first[1])
-        for block, w_block, noise in zip(self.blocks, w_blocks, noise_blocks, strict=True):
-            x, rgb_block = block(x, w_block, noise)
+        with at_resolution(self.constant(w.shape[1]), self.n_blocks - 1) as features:
+            x = self.style_block(features, w_first[0], noise_first[1])
+            rgb = self.to_rgb(x, w_first[1])
+        for i, (block, w_block, noise) in enumerate(zip(self.blocks, w_blocks, noise_blocks, strict=True), start=2):
+            with at_resolution(x, self.n_blocks - i) as features:
+                x, rgb_block = block(features, w_block, noise)
             with without_autocast(rgb):  # the sum stays in float32
                 rgb = self.up_sample(rgb) + rgb_block
         return rgb
@@ -270,9 +273,11 @@ class ResidualGenerator(StyleGenerator):
                 input_noise: Noise = "random") -> Float[Tensor, "batch 3 height width"]:
         w_first, *w_blocks = w_of_blocks = self.w_of_blocks(w)
         noise_first, *noise_blocks = self.noise_of_blocks(input_noise)
-        x = self.style_block(self.constant(w.shape[1]), w_first[0], noise_first[1])
-        for block, w_block, noise in zip(self.blocks, w_blocks, noise_blocks, strict=True):
-            x = block(x, w_block, noise)
+        with at_resolution(self.constant(w.shape[1]), self.n_blocks - 1) as features:
+            x = self.style_block(features, w_first[0], noise_first[1])
+        for i, (block, w_block, noise) in enumerate(zip(self.blocks, w_blocks, noise_blocks, strict=True), start=2):
+            with at_resolution(x, self.n_blocks - i) as features:
+                x = block(features, w_block, noise)
         return self.to_rgb(x, w_of_blocks[-1][-1])
 
 

@@ -82,9 +82,13 @@ class Conv2dWeightModulate(nn.Module):
     def scale_activations(self, x: Float[Tensor, "batch in h w"],
                           s: Float[Tensor, "batch in"]) -> Float[Tensor, "batch out h2 w2"]:
         """s on the way in, σ⁻¹ on the way out; the weight is shared by the batch."""
-        x = convolve(x * s[:, :, None, None].to(x.dtype), times(self.weight, self.scale), self.smooth)
+        weight: Tensor = self.weight
+        if self.demodulate and x.dtype == torch.float16:
+            # What is demodulated may have any size: one at which no sum overflows.
+            s, weight = s / s.abs().amax(dim=1, keepdim=True).clamp(min=self.eps), to_unit_norm(weight)
+        x = convolve(x * s[:, :, None, None].to(x.dtype), times(weight, self.scale), self.smooth)
         if self.demodulate:
-            scale = self.gain * inverse_std(self.weight, s, self.eps)  # [batch, out]
+            scale = self.gain * inverse_std(weight, s, self.eps)  # [batch, out]
             x = x * scale[:, :, None, None].to(x.dtype)
         return x
 
@@ -111,6 +115,11 @@ def convolve(x: Float[Tensor, "batch channels h w"], weight: Float[Tensor, "out 
     # conv_transpose2d wants [groups·in, out, k, k].
     weight = weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
     return smooth(F.conv_transpose2d(x, weight, stride=2, groups=groups))
+
+
+def to_unit_norm(weight: Float[Tensor, "out in k k"]) -> Float[Tensor, "out in k k"]:
+    """Every output channel's weights divided by the root of the sum of their squares."""
+    return weight / weight.square().sum(dim=(1, 2, 3), keepdim=True).sqrt()
 
 
 def inverse_std(weight: Float[Tensor, "out in k k"], s: Float[Tensor, "batch in"],

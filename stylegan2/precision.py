@@ -2,10 +2,33 @@
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+BOUND_BY_ARITHMETIC = 128
+"""The side of the images from which on half precision pays: a step at a smaller one is bound by
+the number of its operations, and half precision adds some (benchmarks/launches.py).
+"""
+FLOAT16_RESOLUTIONS = 4
+FLOAT16_LIMIT = 256.0
+
+
+def dtype_of_main_phases(precision: Precision, device: torch.device, side: int) -> torch.dtype:
+    """What convolutions and matrix products compute in. What "auto" means depends on what the
+    device computes in itself, and on the side of the images.
+    """
+    named = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    if precision != "auto":
+        return named[precision]
+    if side < BOUND_BY_ARITHMETIC:
+        return torch.float32
+    if has_bfloat16(device):
+        return torch.bfloat16
+    return torch.float16 if has_float16(device) else torch.float32
 
 
 def has_bfloat16(device: torch.device) -> bool:
@@ -13,6 +36,44 @@ def has_bfloat16(device: torch.device) -> bool:
     ones (a T4 has 7.5) emulate it, slower than float32, and torch counts that as support.
     """
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def has_float16(device: torch.device) -> bool:
+    """Whether a device has matrix units for float16: CUDA's from compute capability 7 on."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (7, 0)
+
+
+@contextlib.contextmanager
+def at_resolution(x: Tensor, below_highest: int) -> Iterator[Tensor]:
+    """x as the layers of a resolution want it, and the precision that they compute in.
+
+    float16 ends at 65,504. So a network under autocast in float16 uses it in its four highest
+    resolutions only, where the time goes, and float32 below; bfloat16, which reaches as far as
+    float32, is used in all of them.
+
+    Source: Karras et al. (arXiv 2006.06676), appendix on mixed precision.
+
+    Args:
+        x: features that come in.
+        below_highest: how often the highest resolution was halved; 0 is the highest.
+    """
+    if not autocast_to_float16(x):
+        yield x
+    elif below_highest < FLOAT16_RESOLUTIONS:
+        yield limited(x.half())
+    else:
+        with without_autocast(x):
+            yield x.float()
+
+
+def limited(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Activations in float16 cut off at ±256, so that no sum of them overflows; others as they are."""
+    return x.clamp(-FLOAT16_LIMIT, FLOAT16_LIMIT) if x.dtype == torch.float16 else x
+
+
+def autocast_to_float16(x: Tensor) -> bool:
+    kind = x.device.type
+    return torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from stylegan2.discriminator import DiscriminatorBase, down_convolutions, from_rgb
+from stylegan2.discriminator import DiscriminatorBase, LeakyReLU, down_convolutions, from_rgb
 from stylegan2.equalized import EqualizedConv2d, EqualizedLinear, at_least_float32
 from stylegan2.generator import Noise, features_of_blocks
 
@@ -71,7 +71,7 @@ def normalised_convolution(in_features: int, out_features: int) -> nn.Sequential
     """3×3 convolution, leaky ReLU, pixel norm."""
     return nn.Sequential(
         EqualizedConv2d(in_features, out_features, kernel_size=3, padding=1, gain=math.sqrt(2)),
-        nn.LeakyReLU(0.2, inplace=True), PixelNorm())
+        LeakyReLU(), PixelNorm())
 
 
 class FadingRGB(nn.Module):
@@ -124,7 +124,7 @@ class ProgressiveGenerator(nn.Module):
         features = features_of_blocks(log_resolution, n_features, max_features)
         self.n_blocks, self.d_latent, self.stage = len(features), d_latent, float(len(features) - 1)
         self.dense = nn.Sequential(
-            EqualizedLinear(d_latent, features[0] * 4 * 4, gain=math.sqrt(2)), nn.LeakyReLU(0.2, inplace=True),
+            EqualizedLinear(d_latent, features[0] * 4 * 4, gain=math.sqrt(2)), LeakyReLU(),
             nn.Unflatten(1, (features[0], 4, 4)), PixelNorm())
         self.conv = normalised_convolution(features[0], features[0])
         self.blocks = nn.ModuleList(
@@ -180,9 +180,9 @@ def pooled_convolutions(in_features: int, out_features: int) -> nn.Sequential:
     """Two 3×3 convolutions with leaky ReLU, then the mean of every 2 × 2 pixels."""
     return nn.Sequential(
         EqualizedConv2d(in_features, in_features, kernel_size=3, padding=1, gain=math.sqrt(2)),
-        nn.LeakyReLU(0.2, inplace=True),
+        LeakyReLU(),
         EqualizedConv2d(in_features, out_features, kernel_size=3, padding=1, gain=math.sqrt(2)),
-        nn.LeakyReLU(0.2, inplace=True),
+        LeakyReLU(),
         nn.AvgPool2d(2))
 
 

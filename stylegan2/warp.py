@@ -16,7 +16,7 @@ BICUBIC, REFLECTION = 2, 2  # how the backward of grid_sample spells its modes
 
 
 def affine_warp(images: Float[Tensor, "batch channels side side"],
-         matrix: Float[Tensor, "batch 3 3"]) -> Float[Tensor, "batch channels side side"]:
+         matrix: Float[Tensor, "batch 2 3"]) -> Float[Tensor, "batch channels side side"]:
     """Every pixel of the output looks up the image where `matrix` sends its position.
 
     Positions are homogeneous (x, y, 1) with the centre of the image at (0, 0) and its sides at ±1. Beyond them the
@@ -31,7 +31,7 @@ def affine_warp(images: Float[Tensor, "batch channels side side"],
     """
     side = images.shape[-1]
     c = (2 * torch.arange(side, device=images.device, dtype=matrix.dtype) + 1) / side - 1  # centres of the pixels
-    columns = matrix[:, :2, :, None, None].unbind(2)  # what x, y and 1 are multiplied by: [batch, 2, 1, 1] each
+    columns = matrix[..., None, None].unbind(2)  # what x, y and 1 are multiplied by: [batch, 2, 1, 1] each
     grid = columns[0] * c[None, :] + columns[1] * c[:, None] + columns[2]  # [batch, 2, side, side]
     return Lookup.apply(images, grid.movedim(1, -1).to(images.dtype))
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from stylegan2.data import check_resolution
 from stylegan2.fields import Colour, Count, Range, Seed, Share, check_fields
 from stylegan2.files import read_json, write_text
+from stylegan2.precision import Precision
 
 Model = Literal["progan", "stylegan", "stylegan2"]
 Channels = Annotated[int, Range(1, 8192)]
@@ -106,9 +107,10 @@ class Settings:
     """Images in which that strength can go from 0 to 1; a short run needs a shorter way."""
     ema_half_life: Count = 10_000
     """Images after which the averaged generator has forgotten half."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Of the main phases; auto is bf16 on a GPU that computes in it itself, else fp32. Penalties are always fp32, and
-    so are w, styles, scores and the sum of RGB images."""
+    precision: Precision = "auto"
+    """Of the main phases. auto is fp32 below 128², where half precision gains nothing; from there on bf16 on a GPU that
+    computes in it itself (compute capability 8), fp16 on one that has only that (7; a T4), else fp32. fp16 is used in
+    the four highest resolutions. Penalties are always fp32, and so are w, styles, scores and the sum of RGB images."""
     compile: bool = False
     """Compile the networks for the main phases (torch.compile), which takes a minute or more."""
     seed: Seed = 0
@@ -142,6 +144,9 @@ class Settings:
             what = "growing" if self.growing else "style none (Progressive GAN)"
             raise ValueError(f"{what} needs generator plain and discriminator plain, not {self.generator} and "
                              f"{self.discriminator}")
+        if self.precision == "fp16" and "plain" in (self.generator, self.discriminator):
+            raise ValueError("precision fp16 needs a generator and a discriminator that are skip or residual: plain "
+                             "ones are not limited to what float16 can hold")
         if self.growing:
             check_resolution(self.grow_from)
             if self.grow_from > self.resolution:

@@ -135,6 +135,7 @@ class Phases:
     def measure(self, values: Metrics) -> None:
         """Keep the means over the parts."""
         for name, value in values.items():
-            mean = value.detach().float().mean()
+            mean = value.detach().float()
+            mean = mean.mean() if mean.ndim else mean
             mean = mean if self.settings.accumulate == 1 else mean / self.settings.accumulate
             self.measured[name] = self.measured[name] + mean if name in self.measured else mean

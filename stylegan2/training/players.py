@@ -12,7 +12,7 @@ from stylegan2.discriminator import Discriminator, DiscriminatorBase, SkipDiscri
 from stylegan2.generator import Generator, Noise, ResidualGenerator, StyleBlock, StyleGenerator
 from stylegan2.mapping import MappingNetwork
 from stylegan2.penalties import PathLengthPenalty
-from stylegan2.precision import has_bfloat16
+from stylegan2.precision import dtype_of_main_phases
 from stylegan2.progressive import GrowingDiscriminator, ProgressiveDiscriminator, ProgressiveGenerator
 from stylegan2.stylegan1 import AdaINBlock, GrowingGenerator
 from stylegan2.training.config import Settings
@@ -70,8 +70,8 @@ class TrainedGenerator(nn.Module):
 class Players(nn.Module):
     """The networks of a run. One state_dict holds them all.
 
-    A main phase runs compiled if the settings say so, and in bf16 where that is the precision. A penalty phase runs
-    neither: what is differentiated twice must be plain and exact.
+    A main phase runs compiled if the settings say so, and in half precision where that is the setting. A penalty phase
+    runs neither: what is differentiated twice must be plain and exact.
 
     Args:
         settings: of the run.
@@ -116,9 +116,12 @@ class Players(nn.Module):
             return (self.discriminator.forward if penalty else self.discriminator)(images, labels)
 
     def precision(self, penalty: bool) -> torch.autocast:
-        device, wanted = self.mapping.mean_w.device, self.settings.precision
-        bf16 = wanted == "bf16" or (wanted == "auto" and has_bfloat16(device))
-        return torch.autocast(device.type, torch.bfloat16, enabled=bf16 and not penalty)
+        device, s = self.mapping.mean_w.device, self.settings
+        dtype = dtype_of_main_phases(s.precision, device, s.resolution)
+        if dtype == torch.float16 and "plain" in (s.generator, s.discriminator):
+            dtype = torch.float32
+        enabled = dtype != torch.float32 and not penalty
+        return torch.autocast(device.type, dtype if enabled else torch.bfloat16, enabled=enabled)
 
     def set_stage(self, stage: float) -> None:
         """Bring growing networks to a stage."""

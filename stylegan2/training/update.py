@@ -61,4 +61,4 @@ class Update:
     def walk_back(self, losses: Losses) -> None:
         """Add the gradients of the mean over the parts."""
         for loss in losses:
-            (loss / self.parts).backward()
+            (loss / self.parts if self.parts > 1 else loss).backward()

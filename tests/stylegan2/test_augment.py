@@ -15,13 +15,14 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from stylegan2 import Discriminator, GradientPenalty
 from stylegan2.augment import (
+    COLOUR,
     GEOMETRY,
     AdaptiveAugment,
     about_grey,
+    colour,
+    geometry,
     recolour,
     rotate,
-    scale,
-    translate,
 )
 from stylegan2.warp import affine_warp
 
@@ -37,6 +38,10 @@ def vector(*values):
     return torch.tensor(values, dtype=torch.float64)
 
 
+def turned(angle):
+    return F.pad(rotate(angle), (0, 1))  # by no step
+
+
 # --- the exact ones ---
 
 
@@ -49,9 +54,9 @@ def test_p_of_zero_is_the_identity():
 def test_a_sample_that_nothing_happens_to_comes_out_bit_for_bit(side):
     """On a GPU nothing is skipped at p = 0; and at any p most samples must not be touched."""
     images = torch.rand(5, 3, side, side) * 2 - 1
-    nothing = torch.eye(3, dtype=torch.float64).expand(5, -1, -1)
-    assert torch.equal(affine_warp(images, nothing), images)
-    assert torch.equal(recolour(images, torch.eye(4, dtype=torch.float64).expand(5, -1, -1)), images)
+    nothing = augment(p=0).draw(5)
+    assert torch.equal(affine_warp(images, geometry(nothing, side)), images)
+    assert torch.equal(recolour(images, colour(nothing)), images)
 
 
 def outcomes(name, candidates, images):
@@ -115,11 +120,11 @@ def test_warp_looks_up_where_the_matrix_points(angle, factor, step, side):
     torch.manual_seed(0)
     image = torch.rand(1, 1, side, side, dtype=torch.float64)
     matrix = torch.tensor([[factor * math.cos(angle), -math.sin(angle), step],
-                           [math.sin(angle), factor * math.cos(angle), -0.3 * step], [0, 0, 1]], dtype=torch.float64)
+                           [math.sin(angle), factor * math.cos(angle), -0.3 * step]], dtype=torch.float64)
     out = affine_warp(image, matrix[None])[0, 0]
     centre = [(2 * i + 1) / side - 1 for i in range(side)]
     for r, c in [(0, 0), (1, 2), (side - 1, 0), (side // 2, side - 1)]:
-        x, y, _ = (matrix @ vector(centre[c], centre[r], 1)).tolist()
+        x, y = (matrix @ vector(centre[c], centre[r], 1)).tolist()
         assert out[r, c].item() == pytest.approx(looked_up(image[0, 0].numpy(), x, y), abs=1e-12)
 
 
@@ -127,8 +132,7 @@ def test_a_turn_goes_the_way_that_scipy_turns():
     """A smooth picture, so that the two interpolations agree; its middle, where the border cannot be seen."""
     y, x = np.mgrid[-1:1:64j, -1:1:64j]
     picture = np.cos(4 * x + 1) * np.sin(3 * y + x)
-    angle = vector(math.radians(20))
-    ours = affine_warp(torch.from_numpy(picture)[None, None], rotate(angle.cos(), angle.sin()))[0, 0].numpy()
+    ours = affine_warp(torch.from_numpy(picture)[None, None], turned(vector(math.radians(20))))[0, 0].numpy()
     theirs = ndimage.rotate(picture, 20, reshape=False, order=3)
     np.testing.assert_allclose(ours[16:48, 16:48], theirs[16:48, 16:48], atol=1e-2)
     assert np.abs(ours - ndimage.rotate(picture, -20, reshape=False, order=3))[16:48, 16:48].max() > 0.1
@@ -143,8 +147,8 @@ def test_a_turn_keeps_sine_waves(cycles, error):
     for angle in torch.linspace(0.1, 1.5, 15, dtype=torch.float64):
         cos, sin = angle.cos(), angle.sin()
         waves = [torch.cos(math.pi * side * cycles * u) for u in (x, cos * x - sin * y)]
-        turned = affine_warp(waves[0][None, None], rotate(cos[None], sin[None]))[0, 0]
-        torn.append((turned - waves[1])[20:44, 20:44].square().mean().sqrt().item())
+        found = affine_warp(waves[0][None, None], turned(angle[None]))[0, 0]
+        torn.append((found - waves[1])[20:44, 20:44].square().mean().sqrt().item())
     assert sum(torn) / len(torn) < error
 
 
@@ -152,7 +156,8 @@ def test_scaling_and_shifting_move_a_spot_where_they_should():
     """A Gaussian spot at (0.25, −0.125): the matrix takes positions in the output to the image, so x ↦ (x − t)/f."""
     y, x = torch.meshgrid(*[torch.linspace(-1, 1, 65, dtype=torch.float64)[:-1] + 1 / 64] * 2, indexing="ij")
     spot = torch.exp(-((x - 0.25)**2 + (y + 0.125)**2) * 60)[None, None]
-    out = affine_warp(spot, scale(vector(0.8), vector(1.25)) @ translate(vector(-0.1), vector(0.2)))[0, 0]
+    matrix = torch.diag(vector(0.8, 1.25)) @ torch.tensor([[1, 0, -0.1], [0, 1, 0.2]], dtype=torch.float64)
+    out = affine_warp(spot, matrix[None])[0, 0]
     mean = [(out * c).sum().item() / out.sum().item() for c in (x, y)]
     assert mean == pytest.approx([0.25 / 0.8 + 0.1, -0.125 / 1.25 - 0.2], abs=2e-3)
 
@@ -160,7 +165,7 @@ def test_scaling_and_shifting_move_a_spot_where_they_should():
 def test_lookups_differentiate_twice():
     torch.manual_seed(0)
     images = torch.randn(2, 1, 4, 4, dtype=torch.float64, requires_grad=True)
-    matrix = torch.eye(3, dtype=torch.float64) + 0.3 * torch.randn(2, 3, 3, dtype=torch.float64)
+    matrix = torch.eye(2, 3, dtype=torch.float64) + 0.3 * torch.randn(2, 2, 3, dtype=torch.float64)
     weight = torch.randn(2, 1, 4, 4, dtype=torch.float64)
 
     def curved(x):  # something whose second derivative is not zero
@@ -173,8 +178,8 @@ def test_lookups_differentiate_twice():
 def test_the_first_derivative_is_that_of_grid_sample():
     torch.manual_seed(0)
     images = torch.randn(3, 2, 8, 8, requires_grad=True)
-    matrix = torch.eye(3, dtype=torch.float64) + 0.3 * torch.randn(3, 3, 3, dtype=torch.float64)
-    grid = F.affine_grid(matrix[:, :2].float(), [3, 2, 8, 8], align_corners=False)
+    matrix = torch.eye(2, 3, dtype=torch.float64) + 0.3 * torch.randn(3, 2, 3, dtype=torch.float64)
+    grid = F.affine_grid(matrix.float(), [3, 2, 8, 8], align_corners=False)
     theirs = F.grid_sample(images, grid, mode="bicubic", padding_mode="reflection", align_corners=False)
     ours, probe = affine_warp(images, matrix), torch.randn(3, 2, 8, 8)
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
@@ -218,10 +223,10 @@ def test_a_third_of_a_turn_of_the_hue_permutes_the_channels():
     """About the grey axis that is exact; and it is what a third of a turn means in HSV."""
     colours = torch.rand(20, 3, 1, 1, dtype=torch.float64)
     third = torch.full([20], 2 * math.pi / 3, dtype=torch.float64)
-    out = recolour(colours, about_grey(torch.ones_like(third), third.cos(), third.sin()))
-    for colour, turned in zip(colours.flatten(1).tolist(), out.flatten(1).tolist(), strict=True):
-        hue, saturation, value = colorsys.rgb_to_hsv(*colour)
-        assert turned == pytest.approx(colorsys.hsv_to_rgb((hue + 1 / 3) % 1, saturation, value))
+    out = recolour(colours, F.pad(about_grey(torch.ones_like(third), third.cos(), third.sin()), (0, 1)))
+    for before, after in zip(colours.flatten(1).tolist(), out.flatten(1).tolist(), strict=True):
+        hue, saturation, value = colorsys.rgb_to_hsv(*before)
+        assert after == pytest.approx(colorsys.hsv_to_rgb((hue + 1 / 3) % 1, saturation, value))
 
 
 def test_hue_keeps_luma_and_chroma_and_can_turn_anywhere():
@@ -261,22 +266,62 @@ def test_brightness_and_contrast():
 
 
 def drawn(name, n=2000, side=16):
-    torch.manual_seed(0)
-    return GEOMETRY[name](torch.empty(n, dtype=torch.float64), side)
+    return geometry(augment(name).draw(n), side)
 
 
 def test_geometry_is_drawn_as_the_paper_says():
     isotropic, anisotropic = drawn("isotropic_scale"), drawn("anisotropic_scale")
     assert torch.equal(isotropic[:, 0, 0], isotropic[:, 1, 1])
-    torch.testing.assert_close(torch.det(anisotropic), torch.ones(2000, dtype=torch.float64))
+    torch.testing.assert_close(torch.det(anisotropic[:, :, :2]), torch.ones(2000, dtype=torch.float64))
     for matrices in (isotropic, anisotropic):
         assert stats.kstest(matrices[:, 0, 0].log2().numpy(), stats.norm(0, 0.2).cdf).pvalue > 0.001
-    turns = drawn("turn_before")
-    torch.testing.assert_close(turns @ turns.mT, torch.eye(3, dtype=torch.float64).expand(2000, -1, -1))
+    turns = drawn("turn_before")[:, :, :2]
+    torch.testing.assert_close(turns @ turns.mT, torch.eye(2, dtype=torch.float64).expand(2000, -1, -1))
     angles = torch.atan2(turns[:, 1, 0], turns[:, 0, 0])
     assert stats.kstest(angles.numpy(), stats.uniform(-math.pi, 2 * math.pi).cdf).pvalue > 0.001
-    for steps in drawn("shift")[:, :2, 2].T:  # N(0, 1/8) sides: two units are a side
+    for steps in drawn("shift")[:, :, 2].T:  # N(0, 1/8) sides: two units are a side
         assert stats.kstest(steps.numpy() / 2, stats.norm(0, 1 / 8).cdf).pvalue > 0.001
+
+
+def homogeneous(rows, size):
+    """Rows of a matrix of homogeneous coordinates, with the last one, which is always the same."""
+    last = torch.eye(size, dtype=torch.float64)[-1:].expand(len(rows), 1, -1)
+    return torch.cat([rows, last], dim=1)
+
+
+def alone(drawn, name):
+    """What was drawn, with all but one transformation left out."""
+    nothing = torch.zeros_like(drawn[name].uniform)
+    return {key: value if key == name else type(value)(nothing, nothing) for key, value in drawn.items()}
+
+
+def test_geometry_is_the_product_of_its_transformations_in_the_order_of_the_paper():
+    """Pixels move by the inverse of the matrix that looks them up."""
+    together, moved = augment(seed=2).draw(50), torch.eye(3, dtype=torch.float64)
+    for name in GEOMETRY:  # what happens to the image first comes first
+        moved = torch.linalg.inv(homogeneous(geometry(alone(together, name), 16), 3)) @ moved
+    found = torch.linalg.inv(homogeneous(geometry(together, 16), 3))
+    torch.testing.assert_close(found, moved, rtol=1e-8, atol=1e-8)
+
+
+def test_colour_is_the_product_of_its_transformations_in_the_order_of_the_paper():
+    together, product = augment(seed=2).draw(50), torch.eye(4, dtype=torch.float64)
+    for name in COLOUR:
+        product = homogeneous(colour(alone(together, name)), 4) @ product
+    torch.testing.assert_close(homogeneous(colour(together), 4), product)
+
+
+def test_what_is_drawn_for_one_transformation_is_nothing_for_the_others():
+    """Nor does it depend on them whether it takes part."""
+    chances = augment("hue", "shift", p=0.5).draw(4000)
+    for name in (*GEOMETRY, *COLOUR):
+        if name not in ("hue", "shift"):
+            assert not chances[name].uniform.any()
+            assert not chances[name].normal.any()
+    both = [(chances[name].normal[0] != 0) for name in ("hue", "shift")]
+    assert stats.binomtest(int((both[0] & both[1]).sum()), 4000, 0.25).pvalue > 0.001
+    numbers = chances["hue"].uniform[0][both[0]].numpy()
+    assert stats.kstest(numbers, stats.uniform(-0.5, 1).cdf).pvalue > 0.001
 
 
 @pytest.mark.parametrize("name", ["isotropic_scale", "shift", "brightness", "contrast", "hue"])
@@ -290,18 +335,6 @@ def test_the_two_rotations_together_happen_with_probability_p():
     image = torch.rand(1, 3, 4, 4).expand(2000, -1, -1, -1)
     changed = (augment("turn_before", "turn_after", p=0.6)(image) != image).flatten(1).any(dim=1).sum().item()
     assert stats.binomtest(changed, 2000, 0.6).pvalue > 0.001
-
-
-def test_geometry_happens_in_the_order_of_the_paper():
-    """A shift by whole pixels, then a turn: pixels move by the inverse of the matrix that looks them up."""
-    eye = torch.eye(3, dtype=torch.float64)[None]
-    both = augment("whole_shift", "turn_before").draw(GEOMETRY, eye, 16)
-    torch.manual_seed(0)
-    inverses = []
-    for name in ("whole_shift", "turn_before"):
-        torch.rand(1, dtype=torch.float64)  # whether it happens: always, at p = 1
-        inverses.append(torch.linalg.inv(GEOMETRY[name](eye[:, 0, 0], 16)))
-    torch.testing.assert_close(torch.linalg.inv(both), inverses[1] @ inverses[0])
 
 
 def test_contrast_comes_after_brightness():
@@ -390,3 +423,5 @@ def test_a_state_dict_resumes_exactly():
 def test_an_unknown_transformation_is_named():
     with pytest.raises(ValueError, match="cutout"):
         AdaptiveAugment(transformations=["x_flip", "cutout"])
+    with pytest.raises(ValueError, match="no transformation is named"):
+        AdaptiveAugment(transformations=[])

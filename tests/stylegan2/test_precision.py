@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from stylegan2.equalized import EqualizedConv2d
 from stylegan2.metrics.path_length import path_lengths
-from stylegan2.precision import exact_float32, float32_settings, has_bfloat16
+from stylegan2.modulation import Conv2dWeightModulate
+from stylegan2.precision import dtype_of_main_phases, exact_float32, float32_settings, has_bfloat16
 from stylegan2.training import Settings
 from stylegan2.training.players import Players
 from stylegan2.training.step import Step
@@ -35,15 +37,96 @@ def test_bfloat16_is_what_the_device_in_use_has(capability, has, monkeypatch):
     assert not has_bfloat16(torch.device("cpu"))
 
 
-def test_auto_asks_for_it(monkeypatch):
-    players = Players(Settings(**TINY))
+@pytest.mark.parametrize(("capability", "dtype"), [
+    ((6, 1), torch.float32), ((7, 0), torch.float16), ((7, 5), torch.float16), ((8, 0), torch.bfloat16),
+    ((9, 0), torch.bfloat16)])
+def test_auto_is_what_the_card_has_matrix_units_for(capability, dtype, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    card = torch.device("cuda:0")
+    assert dtype_of_main_phases("auto", card, 128) == dtype
+    assert dtype_of_main_phases("auto", card, 64) == torch.float32, "a step at 64² is bound by its launches"
+    assert dtype_of_main_phases("auto", torch.device("cpu"), 1024) == torch.float32
+    for name, named in {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}.items():
+        assert dtype_of_main_phases(name, card, 4) == named
+
+
+def small(resolution=128, **changes):
+    """Six resolutions, of which four are computed in float16."""
+    torch.manual_seed(1)
+    return Players(Settings(**{**TINY, "resolution": resolution, "n_features": 2, "max_features": 4, **changes}))
+
+
+@pytest.mark.parametrize("architectures", [("skip", "residual"), ("residual", "skip")])
+def test_float16_is_for_the_four_highest_resolutions(architectures):
+    """Of both networks; and the image and the scores are float32."""
+    players = small(precision="fp16", generator=architectures[0], discriminator=architectures[1])
     seen = []
-    players.generator.style_block.conv.register_forward_hook(lambda *given: seen.append(given[-1].dtype))
-    latents = Step(players).draw(4)[0]
-    for has in (False, True):
-        monkeypatch.setattr("stylegan2.training.players.has_bfloat16", lambda device, has=has: has)
-        players.generate(latents)
-    assert seen == [torch.float32, torch.bfloat16]
+    for network in (players.generator, players.discriminator):
+        for module in network.modules():
+            if isinstance(module, (Conv2dWeightModulate, EqualizedConv2d)):
+                module.register_forward_hook(
+                    lambda _, given, out: seen.append((given[0].shape[-1], out.shape[-1], out.dtype)))
+    _, images = players.generate(Step(players).draw(4)[0])
+    n_of_generator = len(seen)
+    scores = players.score(images, None)
+    assert images.dtype == scores.dtype == torch.float32
+    for i, (side_in, side_out, dtype) in enumerate(seen):
+        # A block works at the resolution that the generator's give out, and that the discriminator's take in.
+        side = side_out if i < n_of_generator else side_in
+        if side & (side - 1) or (i >= n_of_generator and side == 8):
+            continue  # behind a filter; at 8² there are a shortcut of the block of 16² and the block of 8²
+        assert dtype == (torch.float16 if side >= 16 else torch.float32), (i, side_in, side_out)
+    assert {side_out for _, side_out, _ in seen} >= {4, 8, 16, 32, 64, 128}
+
+
+@pytest.mark.parametrize(("precision", "bound"), [("fp16", 0.004), ("bf16", 0.03)])
+def test_half_precision_is_float32_up_to_its_rounding(precision, bound):
+    """Images and scores, and the gradient of either: relative to the largest. float16 keeps 11 bits, bfloat16 8."""
+    exact, found = [], []
+    for name, results in (("fp32", exact), (precision, found)):
+        players = small(precision=name)
+        latents = Step(players).draw(8)[0]
+        _, images = players.generate(latents)
+        scores = players.score(images, None)
+        parameters = [players.generator.initial_constant, *players.discriminator.parameters()]
+        gradients = torch.autograd.grad(torch.nn.functional.softplus(-scores).mean(), parameters)
+        results += [images, scores, torch.cat([g.flatten() for g in gradients])]
+    for ours, expected in zip(found, exact, strict=True):
+        assert ours.isfinite().all()
+        assert (ours - expected).abs().max() < 8 * bound * expected.abs().max()
+        assert 0 < (ours - expected).square().mean().sqrt() < bound * expected.abs().max()
+
+
+@pytest.mark.parametrize("up", [False, True])
+def test_no_style_and_no_weight_is_too_large_for_float16(up):
+    """Demodulation takes any size out again. Without the normalisation before it, these sums are infinite."""
+    torch.manual_seed(0)
+    layer = Conv2dWeightModulate(64, 8, 3, up=up)
+    layer.weight.data.mul_(300)
+    x, s = 256 * torch.randn(2, 64, 8, 8).clamp(-1, 1), 1000 * torch.randn(2, 64)
+    with torch.autocast("cpu", torch.float16):
+        found = layer.scale_activations(x.half(), s)
+    expected = layer.scale_activations(x, s)
+    torch.testing.assert_close(found.float(), expected, atol=0.004 * float(expected.abs().max()), rtol=0)
+    naive = torch.nn.functional.conv2d((x * s[:, :, None, None]).half(), layer.weight.half())
+    assert not naive.isfinite().all()
+
+
+def test_activations_in_float16_are_limited():
+    """Biases of 10,000 would add up to more than float16 holds."""
+    players = small(precision="fp16")
+    for name, parameter in (*players.generator.named_parameters(), *players.discriminator.named_parameters()):
+        if name.endswith("bias") and not any(part in name for part in ("to_style", "to_rgb", "final")):
+            parameter.data.fill_(10_000)
+    _, images = players.generate(Step(players).draw(4)[0])
+    assert players.score(images, None).isfinite().all()
+
+
+def test_plain_networks_have_no_float16(monkeypatch):
+    with pytest.raises(ValueError, match="fp16 needs a generator and a discriminator"):
+        Settings(generator="plain", precision="fp16")
+    monkeypatch.setattr("stylegan2.training.players.dtype_of_main_phases", lambda *_: torch.float16)
+    assert not small(generator="plain").precision(penalty=False)._enabled
 
 
 def flags():

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
 
+from stylegan2.discriminator import LeakyReLU
 from stylegan2.mapping import MappingNetwork
 from stylegan2.progressive import (
     GrowingDiscriminator,
@@ -198,7 +199,7 @@ def test_every_layer_starts_at_unit_scale():
     torch.manual_seed(0)
     generator, critic, scales = ProgressiveGenerator(5, 64, 32, 64), ProgressiveDiscriminator(5, 32, 64), []
     for module in (*generator.modules(), *critic.modules()):
-        if isinstance(module, (PixelNorm, torch.nn.LeakyReLU)):
+        if isinstance(module, (PixelNorm, LeakyReLU)):
             module.register_forward_hook(lambda m, args, out: scales.append(out.square().mean().sqrt().item()))
     with torch.no_grad():
         generator(MappingNetwork(64, 0)(torch.randn(16, 64))[None])
