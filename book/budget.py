@@ -7,32 +7,66 @@
 | `cuda`  | a Colab T4            | up to an hour          |
 | `full`  | a big GPU             | hours                  |
 
-The device decides between `cpu` and `cuda`; the environment variable `BOOK_BUDGET` overrides it.
+The device decides between `cpu` and `cuda`; the environment variable `BOOK_BUDGET` overrides it. `choose_device` says
+which device that is; the environment variable `BOOK_DEVICE` overrides it.
 """
 
 from __future__ import annotations
 
 import os
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    import torch
 
 NAMES = ("smoke", "cpu", "cuda", "full")
 Value = TypeVar("Value")
 
 
 def name() -> str:
-    """This machine's budget: `BOOK_BUDGET` where it is set, else `cuda` where torch sees a GPU, else `cpu`.
+    """This machine's budget: `BOOK_BUDGET` where it is set, else `cuda` on a GPU (`choose_device`), else `cpu`.
 
     Raises:
         ValueError: `BOOK_BUDGET` is none of the four names.
     """
     chosen = os.environ.get("BOOK_BUDGET", "")
     if not chosen:
-        import torch
-
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return "cpu" if choose_device().type == "cpu" else "cuda"
     if chosen not in NAMES:
         raise ValueError(f"BOOK_BUDGET is {chosen!r}; set it to one of {', '.join(NAMES)}, or unset it")
     return chosen
+
+
+def choose_device() -> torch.device:
+    """Where a notebook's networks live: `BOOK_DEVICE` where it is set, else a GPU of CUDA, else the CPU.
+
+    A Mac's GPU (`BOOK_DEVICE=mps`) is taken only when asked for: it has no float64, in which many checks are computed.
+
+    Raises:
+        ValueError: `BOOK_DEVICE` names no device, or one that is not there.
+    """
+    import torch
+
+    chosen = os.environ.get("BOOK_DEVICE", "")
+    if not chosen:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(chosen)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"BOOK_DEVICE is {chosen!r}, which this machine does not have: set it to cpu, cuda, cuda:1 or "
+                         f"mps, or unset it ({str(error).splitlines()[0]})") from error
+    return device
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until a GPU has computed what it was given: what a clock that is read before tells is how long it took to
+    ask. On the CPU there is nothing to wait for.
+    """
+    import torch
+
+    if device.type in ("cuda", "mps"):
+        getattr(torch, device.type).synchronize()
 
 
 def pick(*, smoke: Value, cpu: Value, cuda: Value | None = None, full: Value | None = None) -> Value:

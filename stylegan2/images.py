@@ -12,6 +12,7 @@ from stylegan2.files import mark, whole
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".tif", ".tiff")
 MAX_PIXELS = 2**28  # of a picture: 0.8 GB as bytes
+PIXELS_AT_ONCE = 2**22  # of images that are generated together: 4 at 1024², about 2 GB of activations
 
 
 def to_uint8(images: Float[Tensor, "*batch 3 h w"]) -> UInt8[Tensor, "*batch 3 h w"]:
@@ -22,6 +23,13 @@ def to_uint8(images: Float[Tensor, "*batch 3 h w"]) -> UInt8[Tensor, "*batch 3 h
 def to_float(images: UInt8[Tensor, "*batch 3 h w"]) -> Float[Tensor, "*batch 3 h w"]:
     """0 … 255 to [−1, 1]."""
     return images.float() / 127.5 - 1
+
+
+def images_at_once(side: int, most: int) -> int:
+    """How many images of a side to generate together, at most so many: a GPU's memory must hold what is between the
+    layers of all of them.
+    """
+    return max(1, min(most, PIXELS_AT_ONCE // side**2))
 
 
 def tile(images: Float[Tensor, "n 3 h w"], columns: int) -> Image.Image:

@@ -12,9 +12,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from stylegan2.generator import Noise, NoiseMap
+from stylegan2.images import images_at_once
 from stylegan2.weights import TrainedGenerator
 
-BATCH = 16  # images at a time; at 1024² one image needs about 1 GB of activations
+BATCH = 16  # images at a time, or as many as fit
 CELL = 96  # pixels; in pictures a smaller image is enlarged by a whole factor to about this
 
 
@@ -56,7 +57,8 @@ def synthesize(trained: TrainedGenerator,
         ValueError: w is not one per layer.
     """
     check_w(w, trained.generator.n_layers)
-    return torch.cat([trained.generator(part, trained.noise) for part in w.split(BATCH, dim=1)])
+    n = images_at_once(trained.settings.resolution, BATCH)
+    return torch.cat([trained.generator(part, trained.noise) for part in w.split(n, dim=1)])
 
 
 def check_w(w: Tensor, n_layers: int) -> None:

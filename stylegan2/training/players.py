@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from stylegan2.augment import AdaptiveAugment
 from stylegan2.discriminator import Discriminator, DiscriminatorBase, SkipDiscriminator
 from stylegan2.generator import Generator, Noise, ResidualGenerator, StyleBlock, StyleGenerator
+from stylegan2.images import images_at_once
 from stylegan2.mapping import MappingNetwork
 from stylegan2.penalties import PathLengthPenalty
 from stylegan2.precision import dtype_of_main_phases
@@ -36,7 +37,14 @@ class Latents(NamedTuple):
                        None if self.labels is None else self.labels[first::stride])
 
     def to(self, device: torch.device) -> "Latents":
-        return Latents(self.z.to(device), self.crossover, None if self.labels is None else self.labels.to(device))
+        """On the device; a GPU goes on computing meanwhile."""
+        return Latents(upload(self.z, device), self.crossover,
+                       None if self.labels is None else upload(self.labels, device))
+
+
+def upload(x: Tensor, device: torch.device) -> Tensor:
+    """x on the device. What a GPU is to copy while it computes must lie in memory that is pinned."""
+    return (x.pin_memory() if device.type == "cuda" else x).to(device, non_blocking=True)
 
 
 class TrainedGenerator(nn.Module):
@@ -144,7 +152,8 @@ def sample(trained: TrainedGenerator, count: int, psi: float = 1.0, seed: int = 
     device, n_classes = trained.mapping.mean_w.device, trained.mapping.n_classes
     if n_classes and labels is None:
         labels = torch.arange(count) % n_classes
-    parts = zip(z.split(64), [None] * -(-count // 64) if labels is None else labels.split(64), strict=True)
+    n = images_at_once(trained.settings.resolution, 64)
+    parts = zip(z.split(n), [None] * -(-count // n) if labels is None else labels.split(n), strict=True)
     return torch.cat([trained(z.to(device), psi, None if c is None else c.to(device)).cpu() for z, c in parts])
 
 

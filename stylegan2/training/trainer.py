@@ -119,6 +119,7 @@ class Trainer:
         with contextlib.ExitStack() as stack:
             stop = stack.enter_context(StopSignal())
             stack.enter_context(self.alone())
+            stack.enter_context(trying_algorithms(not self.settings.growing))
             log_of_run = stack.enter_context(self.open_log())
             batches = stack.enter_context(contextlib.closing(self.batches()))
             stack.enter_context(self.saving_what_is_whole(means))
@@ -270,6 +271,17 @@ class Trainer:
         restore(self.step, tensors, images, state["processes"], path)
         self.steps_done, self.seconds = images // self.settings.batch_size, state["seconds"]
         self.processor_seconds = state.get("processor_seconds", 0.0)  # which version 1 did not count
+
+
+@contextlib.contextmanager
+def trying_algorithms(wanted: bool) -> Iterator[None]:
+    """Inside, cuDNN tries out which of its algorithms is the fastest for a shape: it pays where shapes stand still."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = wanted
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def refuse_too_large(settings: Settings, n_classes: int, device: torch.device) -> None:

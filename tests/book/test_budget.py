@@ -16,6 +16,10 @@ def test_device_decides_otherwise(monkeypatch, has_gpu, expected):
     monkeypatch.delenv("BOOK_BUDGET", raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
     assert budget.name() == expected
+    assert budget.choose_device() == torch.device(expected)
+    monkeypatch.setenv("BOOK_DEVICE", "cpu")
+    assert budget.name() == "cpu"
+    assert budget.choose_device() == torch.device("cpu")
 
 
 def test_bigger_budgets_fall_back(monkeypatch):
@@ -36,3 +40,16 @@ def test_unknown_budget_is_named(monkeypatch):
     monkeypatch.setenv("BOOK_BUDGET", "tpu")
     with pytest.raises(ValueError, match=r"'tpu'.*smoke, cpu, cuda, full"):
         budget.name()
+
+
+def test_a_mac_s_gpu_is_taken_only_when_asked_for(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert budget.choose_device() == torch.device("cpu")
+
+
+@pytest.mark.parametrize("device", ["tpu", "cuda:99", "gpu", "cuda:x"])
+def test_a_device_that_is_not_there_is_named(monkeypatch, device):
+    monkeypatch.setenv("BOOK_DEVICE", device)
+    with pytest.raises(ValueError, match=f"BOOK_DEVICE is '{device}'.*set it to"):
+        budget.choose_device()
