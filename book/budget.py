@@ -4,7 +4,7 @@
 |---------|-----------------------|------------------------|
 | `smoke` | the tests             | under a minute         |
 | `cpu`   | a laptop              | minutes                |
-| `cuda`  | a Colab T4            | up to an hour          |
+| `cuda`  | a Colab T4            | 20 minutes, estimated  |
 | `full`  | a big GPU             | hours                  |
 
 The device decides between `cpu` and `cuda`; the environment variable `BOOK_BUDGET` overrides it. `choose_device` says

@@ -77,7 +77,8 @@ def only_one(run: Path) -> Iterator[None]:
     Raises:
         FileExistsError: another training is in it.
     """
-    lock = FileLock(run / ".lock")
+    # Not the kind of lock that is a file, for drives without the other kind: it would outlive a machine that was lost.
+    lock = FileLock(run / ".lock", fallback_to_soft=False)
     try:
         lock.acquire(timeout=0)
     except Timeout:

@@ -1,5 +1,4 @@
 import json
-import re
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -102,13 +101,14 @@ def test_a_chapter_that_uses_a_gpu_opens_with_one_and_says_where_there_is_none(p
         assert ("Runtime → Change runtime type → T4 GPU" in capsys.readouterr().out) == told
 
 
-def test_every_chapter_that_names_the_gpu_has_one():
-    """Who asks torch for a device, or hands the choice to the trainer, opens with a GPU on Colab."""
+def test_a_chapter_that_chooses_a_device_opens_with_a_gpu_and_no_other_does():
     for path in notebooks():
         found = nbformat.read(path, as_version=4)
-        asks = any(re.search(r"torch\.cuda\.|Trainer\(run,", cell.source) for cell in found.cells
-                   if cell.cell_type == "code" and not cell.metadata.get("setup") and "defines" not in cell.metadata)
-        assert ("accelerator" in found.metadata) == asks, path.name
+        own = [cell.source for cell in found.cells
+               if cell.cell_type == "code" and not cell.metadata.get("setup") and "defines" not in cell.metadata]
+        chooses = any("choose_device()" in source for source in own)
+        assert ("accelerator" in found.metadata) == chooses, path.name
+        assert not any("cuda.is_available" in source for source in own), f"{path.name}: that is what choose_device asks"
 
 
 def test_setup_cell_does_nothing_away_from_colab(monkeypatch):

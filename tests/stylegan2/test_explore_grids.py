@@ -11,9 +11,9 @@ from PIL import Image
 from book.records import record
 from stylegan2 import Generator, MappingNetwork, explore
 from stylegan2.explore.latents import as_noise, stored_maps
-from stylegan2.images import to_uint8
+from stylegan2.images import images_at_once, to_uint8
 from stylegan2.training.config import Settings
-from stylegan2.weights import TrainedGenerator, load_generator
+from stylegan2.weights import TrainedGenerator, load_generator, sample
 
 
 def tiny(resolution=16, noise=False):
@@ -217,3 +217,21 @@ def test_sources_stand_at_the_edge():
     grid, a, b = torch.zeros(2, 3, 3, 4, 4), torch.full([2, 3, 4, 4], 0.25), torch.full([3, 3, 4, 4], 0.5)
     whole = explore.with_sources(grid, a, b)
     assert whole[:, :, 0, 0, 0].tolist() == [[1.0, 0.5, 0.5, 0.5], [0.25, 0.0, 0.0, 0.0], [0.25, 0.0, 0.0, 0.0]]
+
+
+def test_no_more_images_are_generated_together_than_fit(monkeypatch):
+    trained, sizes = tiny(), []
+    trained.generator.register_forward_hook(lambda _, args, out: sizes.append(len(out)))
+    whole = sample(trained, 10, seed=3), explore.synthesize(trained, explore.draw_w(trained, 10, seed=3))
+    assert sizes == [10, 10]
+    monkeypatch.setattr("stylegan2.images.PIXELS_AT_ONCE", 3 * 16**2)
+    parts = sample(trained, 10, seed=3), explore.synthesize(trained, explore.draw_w(trained, 10, seed=3))
+    assert sizes[2:] == [3, 3, 3, 1] * 2
+    for ours, expected in zip(parts, whole, strict=True):
+        torch.testing.assert_close(ours, expected)
+
+
+@pytest.mark.parametrize(("side", "count"), [(4, 64), (256, 64), (512, 16), (1024, 4), (4096, 1)])
+def test_how_many_fit(side, count):
+    """64 at 512² took 14 GiB of activations; 16 take a quarter of that."""
+    assert images_at_once(side, 64) == count

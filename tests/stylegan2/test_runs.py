@@ -1,5 +1,8 @@
 """What a run does to a folder, and what may happen to it: two at once, a set that is not the same, signals, pipes."""
 
+import contextlib
+import errno
+import fcntl
 import json
 import os
 import shutil
@@ -25,6 +28,23 @@ from stylegan2.weights import load_generator
 
 TINY = {"resolution": 8, "batch_size": 4, "n_features": 4, "max_features": 8, "d_latent": 8, "mapping_layers": 2}
 FLAGS = [word for key, value in TINY.items() for word in (f"--{key.replace('_', '-')}", str(value))]
+
+
+@pytest.mark.parametrize("number", ["ENOSYS", "ENOTSUP", "EIO"])
+def test_a_drive_without_locks_is_trained_on_again_after_its_machine_was_lost(number, tmp_path, monkeypatch, caplog):
+    """A mounted drive of another machine: what a killed run leaves there must not look like a run in progress."""
+    def refuse(*_):
+        raise OSError(getattr(errno, number), "no locks here")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with contextlib.suppress(KeyboardInterrupt), only_one(tmp_path):
+        left = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+        raise KeyboardInterrupt
+    for name, content in left.items():
+        (tmp_path / name).write_bytes(content)
+    with only_one(tmp_path):
+        pass
+    assert "cannot be locked" in caplog.text
 
 
 def tiny(**changes):
