@@ -49,8 +49,8 @@ LOOK_FOR_GPU = """
     import torch
 
     if not torch.cuda.is_available():
-        print("There is no GPU here, so the cells below train for less time, and on the CPU. Runtime → Change "
-              "runtime type → T4 GPU gives one, at no cost; this notebook then starts anew.")"""
+        print("There is no GPU here, so the cells below compute less, and on the CPU. Runtime → Change runtime type → "
+              "T4 GPU gives one, at no cost; this notebook then starts anew.")"""
 ON_GPU = {"accelerator": "GPU", "colab": {"gpuType": "T4", "provenance": []}}
 
 

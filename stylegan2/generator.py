@@ -17,7 +17,7 @@ from stylegan2.modulation import Conv2dWeightModulate
 from stylegan2.precision import at_resolution, limited, without_autocast
 from stylegan2.resample import UpSample
 
-Styles = Sequence[Float[Tensor, "batch d_latent"]] | Float[Tensor, "layers batch d_latent"]
+Styles = Sequence[Float[Tensor, "batch d_latent"]]
 """A w for each of some layers: the tensor of all, unbound once, so that the backward pass puts together in one
 operation what it would add up for single indices."""
 NoiseMap = Float[Tensor, "_ 1 _ _"]
@@ -127,9 +127,9 @@ class GeneratorBlock(StylePair):
         super().__init__(d_latent, in_features, out_features, resolution, style_block)
         self.to_rgb = ToRGB(d_latent, out_features)
 
-    def forward(self, x: Float[Tensor, "batch in_features h w"], w: Styles,
+    def forward(self, x: Float[Tensor, "batch in_features h w"], w: Float[Tensor, "_ batch d_latent"],
                 noise) -> tuple[Float[Tensor, "batch out_features h2 w2"], Float[Tensor, "batch 3 h2 w2"]]:
-        *w_of_pair, w_of_rgb = w
+        *w_of_pair, w_of_rgb = w.unbind()
         x = self.features(x, w_of_pair, noise)
         return x, self.to_rgb(x, w_of_rgb)
 
@@ -143,9 +143,9 @@ class ResidualBlock(StylePair):
         self.residual = nn.Sequential(
             EqualizedConv2d(in_features, out_features, kernel_size=1, bias=False), UpSample())
 
-    def forward(self, x: Float[Tensor, "batch in_features h w"], w: Styles,
+    def forward(self, x: Float[Tensor, "batch in_features h w"], w: Float[Tensor, "_ batch d_latent"],
                 noise) -> Float[Tensor, "batch out_features h2 w2"]:
-        return (self.residual(x) + self.features(x, w, noise)) * math.sqrt(0.5)
+        return (self.residual(x) + self.features(x, w.unbind(), noise)) * math.sqrt(0.5)
 
 
 class StyleGenerator(nn.Module):
@@ -192,15 +192,14 @@ class StyleGenerator(nn.Module):
         """What every image starts from."""
         return self.initial_constant.expand(batch, -1, -1, -1).contiguous(memory_format=torch.channels_last)
 
-    def w_of_blocks(self, w: Float[Tensor, "blocks_or_layers batch d_latent"]) -> list[Styles]:
-        """The w of every block's layers, out of one w per layer, or three times one w per block."""
+    def w_of_blocks(self, w: Float[Tensor, "blocks_or_layers batch d_latent"]) -> list[Tensor]:
+        """The w of every block, a slice each of one w per layer, or three times one w per block."""
         if w.ndim != 3 or w.shape[2] != self.d_latent:
             raise ValueError(f"w is {list(w.shape)}: this generator takes [blocks or layers, batch, {self.d_latent}]")
         if len(w) == self.n_layers:
-            layers = w.unbind()
-            return [layers[self.layers_of_block(i)] for i in range(self.n_blocks)]
+            return [w[self.layers_of_block(i)] for i in range(self.n_blocks)]
         if len(w) == self.n_blocks:
-            return [(w_block,) * 3 for w_block in w.unbind()]
+            return [w_block.expand(3, -1, -1) for w_block in w]
         raise ValueError(f"w has length {len(w)}: this generator takes one w per block ({self.n_blocks}) or one per "
                          f"layer ({self.n_layers}), stacked on the first axis. For one w everywhere: "
                          f"w.expand({self.n_blocks}, -1, -1)")

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from stylegan2.equalized import EqualizedConv2d, EqualizedWeight
-from stylegan2.generator import LayerNoise, Noise, NoisyActivation, StyleBlock, StyleGenerator, StylePair, Styles
+from stylegan2.generator import LayerNoise, Noise, NoisyActivation, StyleBlock, StyleGenerator, StylePair
 from stylegan2.modulation import AdaIN
 from stylegan2.progressive import FadingRGB, split_stage
 from stylegan2.resample import Smooth
@@ -78,9 +78,9 @@ class AdaINBlock(AdaINLayer):
 class GrowingBlock(StylePair):
     """A block of the growing generator: the two style blocks and nothing else."""
 
-    def forward(self, x: Float[Tensor, "batch in_features h w"], w: Styles,
+    def forward(self, x: Float[Tensor, "batch in_features h w"], w: Float[Tensor, "_ batch d_latent"],
                 noise) -> Float[Tensor, "batch out_features h2 w2"]:
-        return self.features(x, w, noise)
+        return self.features(x, w.unbind(), noise)
 
 
 class GrowingGenerator(StyleGenerator):

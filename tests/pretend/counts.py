@@ -57,8 +57,9 @@ def tensors_in(tree: Any) -> list[Tensor]:
     return [x for x in tree_leaves(tree) if isinstance(x, Tensor)]
 
 
-def on_device(x: Tensor) -> bool:
-    return x.device.type == NAME
+def on_device(x: Any) -> bool:
+    """Of a number, which torch.func may pass in place of a tensor, False."""
+    return isinstance(x, Tensor) and x.device.type == NAME
 
 
 def count(current: Counts, func: Any, args: Any, kwargs: dict[str, Any],
