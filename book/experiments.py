@@ -10,7 +10,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.nn import functional
@@ -46,20 +45,6 @@ EMOJI = replace(BASE, data="noto-emoji-128.zip", x_flip=True, images=100_000)
 FEW_EMOJI, MANY_EMOJI = replace(EMOJI, subset=500), replace(EMOJI, subset=3_000)  # of 3,583: 583 are never seen
 
 
-# The search for the recipe of the default command: one thing changed at a time.
-RECIPE = replace(PRESETS["stylegan2"], batch_size=8, learning_rate=0.006, r1_gamma=0.1, images=40_000)
-CHANGES: dict[str, dict[str, Any]] = {
-    "base": {}, "rate-0.003": {"learning_rate": 0.003}, "rate-0.012": {"learning_rate": 0.012},
-    "gamma-0.3": {"r1_gamma": 0.3}, "gamma-0.03": {"r1_gamma": 0.03}, "r1-interval-8": {"r1_interval": 8},
-    "mixing-0.5": {"style_mixing": 0.5}, "mixing-0": {"style_mixing": 0.0},
-    "no-path-length": {"path_length_weight": 0.0}, "path-length-interval-8": {"path_length_interval": 8},
-    "features-32": {"n_features": 32}, "max-features-256": {"max_features": 256}, "d-latent-64": {"d_latent": 64},
-    "mapping-4": {"mapping_layers": 4}, "mapping-2": {"mapping_layers": 2}, "noise": {"noise": True},
-    "ema-5000": {"ema_half_life": 5_000}, "batch-4": {"batch_size": 4, "learning_rate": 0.004},
-    "batch-16": {"batch_size": 16, "learning_rate": 0.0085}, "batch-32": {"batch_size": 32, "learning_rate": 0.012},
-}
-
-
 def augmented(settings: Settings) -> Settings:
     """The same run with adaptive augmentation, whose strength can go from 0 to 1 in 20,000 images."""
     return replace(settings, augment=True, augment_images=20_000)
@@ -69,7 +54,6 @@ SERIES: dict[str, dict[str, Settings]] = {
     "ablation": {
         f"{name}-{seed}": replace(settings, seed=seed)
         for seed in range(3) for name, settings in zip("ABCDEF", (A, B, C, D, E, F), strict=True)},
-    "recipe": {name: replace(RECIPE, **change) for name, change in CHANGES.items()},
     "architectures": {  # the generator's, then the discriminator's; the last is the ablation's E
         f"{g}-{d}": replace(BASE, generator=g, discriminator=d)
         for g in ("plain", "residual", "skip") for d in ("plain", "skip", "residual")},

@@ -72,6 +72,7 @@ def limited(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
 
 def autocast_to_float16(x: Tensor) -> bool:
+    """Whether autocast is on for the device of x, and casts to float16."""
     kind = x.device.type
     return torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
 

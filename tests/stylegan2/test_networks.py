@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stylegan2 import Discriminator, Generator, MappingNetwork, StyleBlock
-from stylegan2.discriminator import SkipDiscriminator
+from stylegan2.discriminator import LeakyReLU, SkipDiscriminator
 from stylegan2.generator import ResidualGenerator, features_of_blocks
 from stylegan2.losses import logistic_generator_loss
 from stylegan2.progressive import GrowingDiscriminator, ProgressiveDiscriminator, ProgressiveGenerator
@@ -344,7 +344,7 @@ def test_no_layer_of_a_network_starts_far_from_unit_scale(build):
     torch.manual_seed(0)
     network, scales = build(6, 64, 64, 64) if build in STYLED else build(6, 64, 64), []
     for module in network.modules():
-        if isinstance(module, (StyleBlock, torch.nn.LeakyReLU)):
+        if isinstance(module, (StyleBlock, LeakyReLU)):
             module.register_forward_hook(lambda m, args, out: scales.append(out.square().mean().item()))
     if build in STYLED:
         network(MappingNetwork(64, 8)(torch.randn(8, 64)).expand(5, -1, -1), None)
