@@ -22,7 +22,7 @@ API = {
         "losses", "penalties", "augment", "ema", "training", "data", "explore", "metrics", "convert", "weights",
         "images", "files", "precision"),
     "gradnorm": (
-        "weighter", "algorithm", "balance", "measure", "gather", "losses", "distributed", "pareto", "per_sample",
+        "weighter", "algorithm", "measure", "linear", "gather", "losses", "distributed", "graph", "pareto", "per_sample",
         "checkpoint", "meta", "toy", "mocks"),
 }  # fmt: skip
 
