@@ -58,6 +58,9 @@ class Weighing(NamedTuple):
     targets: dict[str, Tensor]  # mean(G) · r_i^α
 
 
+NOTHING = Weighing(torch.zeros(()), {}, {}, {})
+
+
 def loss_scale(accelerator: Any) -> float | Tensor:
     """The factor by which an accelerator's GradScaler multiplies losses; 1 without
     one.
@@ -223,7 +226,7 @@ class GradNormLossWeighter(nn.Module):
         known = known_losses(self.loss_names, initial_losses)
         self.remember_from(weights, known, with_moments=optimizer == "adam")
         self.bad_losses = BadLosses(self.loss_names, restoring_force_alpha, on_bad_loss)
-        self.latest: Weighing | None = None
+        self.latest = NOTHING
         self.gathered: Gathered | None = None
         if self.grad_norm_parameters:
             self.to(self.grad_norm_parameters[0].device)
@@ -374,7 +377,7 @@ class GradNormLossWeighter(nn.Module):
                 come out of the backward pass, and none ran.
             ValueError: a bad loss, where `on_bad_loss` is "raise".
         """
-        if self.latest is None:
+        if not self.latest.weights:
             raise RuntimeError(
                 "update() ends a step: weigh the losses and back-propagate the total "
                 "before it"
