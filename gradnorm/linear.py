@@ -84,8 +84,9 @@ def linear_lengths(
     inputs = wide(use.inputs)  # [rows, in]
     with torch.autocast(delta.device.type, enabled=False):  # or it rounds the products
         kernel = inputs @ inputs.T  # [rows, rows]
-        products = (delta @ delta.mT).mul_(kernel)  # [tasks, rows, rows]
-    return products.sum(dim=(1, 2)).clamp(min=0).sqrt()
+        pairs = (delta @ delta.mT).flatten(1)  # [tasks, rows · rows]
+        squares = pairs @ kernel.flatten()  # [tasks]
+    return squares.clamp(min=0).sqrt()
 
 
 def parameter_lengths(

@@ -300,10 +300,12 @@ class BadLosses:
         usable = good & (lengths >= 0) & (lengths < math.inf)
         if known_at_once(usable) and usable.all():
             return None
+        bad = ~usable & (lengths != -1)
+        if known_at_once(bad) and not bad.any():
+            return usable
         if self.policy == "raise":
             self.refuse(losses, ~good & (lengths != -1))
         if not self.warned:
-            bad = ~usable & (lengths != -1)
             self.met = bad if self.met is None else self.met.to(bad.device) | bad
             self.warn(self.heard.follow(self.met))
         return usable

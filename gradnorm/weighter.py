@@ -484,17 +484,16 @@ class GradNormLossWeighter(nn.Module):
         is in balance. Where a loss is not usable, NaN is returned.
         """
         usable = usable & (usable.sum() > 1)
-        state = (self.loss_weights, self.moments, self.updates)
-        before = [(buffer, buffer.clone()) for buffer in state if buffer is not None]
-        values = torch.stack(
-            [losses / self.initial_losses, self.loss_weights * lengths]
-        )
+        weights = self.loss_weights.clone()
+        state = [buffer for buffer in (self.moments, self.updates) if buffer is not None]
+        kept = [buffer.clone() for buffer in state]
+        values = torch.stack([losses / self.initial_losses, weights * lengths])
         ratios, norms = mean_for_others(values, usable)  # [tasks] each
-        found = self.balance(ratios * self.initial_losses, norms / self.loss_weights)
-        kept = torch.where(usable, before[0][1], 0.0).sum()
-        moved = torch.where(usable, self.loss_weights, 0.0)
-        self.loss_weights.copy_(moved * (kept / moved.sum()))
-        for buffer, old in before:
+        found = self.balance(ratios * self.initial_losses, norms / weights)
+        before, after = torch.where(usable, torch.stack([weights, self.loss_weights]), 0)
+        after = after * (before.sum() / after.sum())
+        self.loss_weights.copy_(torch.where(usable, after, weights))
+        for buffer, old in zip(state, kept, strict=True):
             buffer.copy_(torch.where(usable, buffer, old))
         self.loss_weights_grad.masked_fill_(~usable, 0.0)
         norms, targets = torch.where(usable, torch.stack(found), torch.nan)
