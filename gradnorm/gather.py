@@ -9,7 +9,7 @@ which the mean divides by the number of parts: lengths add as squares.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import partial, reduce
 
 import torch
 from torch import Tensor
@@ -142,17 +142,17 @@ class Gathered:
                 ran.
             ValueError: nothing came back from a loss.
         """
-        losses = torch.stack(self.losses).sum(dim=0)  # [tasks]
+        losses = reduce(torch.add, self.losses)  # [tasks]
         parts = len(self.losses) * processes()
         if self.vectors is not None:
             numbers = summed(torch.cat([losses, self.vectors.flatten()])) / parts
             vectors = numbers[len(losses) :].view_as(self.vectors)
             return numbers[: len(losses)].to(losses), vectors.norm(dim=1).to(losses)
         lengths = self.lengths + [self.returned(part) for part in self.noted]
+        if parts == 1:
+            return losses, lengths[0].to(losses) if lengths else None
         if not lengths:
             return summed(losses) / parts, None
-        if parts == 1:
-            return losses, lengths[0].to(losses)
         squares = torch.stack(lengths).double().square().sum(dim=0)  # [some]
         joined = summed(torch.cat([losses, squares]))
         means = joined[: len(losses)] / parts

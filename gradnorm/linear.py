@@ -72,21 +72,18 @@ def linear_lengths(
     Raises:
         ValueError: a loss that does not depend on the layer.
     """
-    deltas = []
-    for name, loss in losses.items():
-        (delta,) = torch.autograd.grad(
-            loss, use.output, retain_graph=True, allow_unused=True
-        )
-        if delta is None:
-            raise unreached(name, loss)
-        deltas.append(wide(delta))
-    delta = torch.stack(deltas)  # [tasks, rows, out]
-    inputs = wide(use.inputs)  # [rows, in]
-    with torch.autocast(delta.device.type, enabled=False):  # or it rounds the products
-        kernel = inputs @ inputs.T  # [rows, rows]
-        pairs = (delta @ delta.mT).flatten(1)  # [tasks, rows · rows]
-        squares = pairs @ kernel.flatten()  # [tasks]
-    return squares.clamp(min=0).sqrt()
+    inputs, squares = wide(use.inputs), []  # [rows, in]
+    with torch.autocast(inputs.device.type, enabled=False):  # or it rounds the products
+        kernel = (inputs @ inputs.T).flatten()  # [rows · rows]
+        for name, loss in losses.items():
+            (delta,) = torch.autograd.grad(
+                loss, use.output, retain_graph=True, allow_unused=True
+            )
+            if delta is None:
+                raise unreached(name, loss)
+            delta = wide(delta)  # [rows, out]
+            squares.append((delta @ delta.T).flatten() @ kernel)
+    return torch.stack(squares).clamp(min=0).sqrt()
 
 
 def parameter_lengths(

@@ -296,10 +296,13 @@ class BadLosses:
             ValueError: the policy is "raise" and a loss is bad. A gradient that is not
                 finite raises nothing: a GradScaler makes some now and then.
         """
-        good = (losses > (0 if self.positive else -math.inf)) & (losses < math.inf)
+        lowest = 0.0 if self.positive else -math.inf
+        if known_at_once(losses):
+            numbers = zip(losses.tolist(), lengths.tolist(), strict=True)
+            if all(lowest < a < math.inf and 0 <= b < math.inf for a, b in numbers):
+                return None
+        good = (losses > lowest) & (losses < math.inf)
         usable = good & (lengths >= 0) & (lengths < math.inf)
-        if known_at_once(usable) and usable.all():
-            return None
         bad = ~usable & (lengths != -1)
         if known_at_once(bad) and not bad.any():
             return usable
