@@ -315,6 +315,7 @@ class BadLosses:
 
     @property
     def needs(self) -> str:
+        """What is asked of a loss, for messages."""
         positive = " and positive (α > 0)" if self.positive else ""
         return f"a loss that GradNorm balances must be finite{positive}"
 
