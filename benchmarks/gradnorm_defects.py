@@ -164,7 +164,7 @@ def mask_counts(weighter_class: type) -> tuple[str, bool]:
     weighter, losses = lines(weighter_class, [1.0, 3.0, 1.0], **settings)
     weighter(losses(1, 1, 1))
     expected = GradNormLossWeighter(num_losses=2, learning_rate=0.01)  # mean 2: off by −1 and +1
-    expected.balance([0, 1], torch.ones(2), torch.tensor([1.0, 3.0]))
+    expected.balance(torch.ones(2), torch.tensor([1.0, 3.0]))
     weights = weighter.loss_weights[:2].tolist()
     told = f"{weights[0]:.4f}, {weights[1]:.4f}; without the third {expected.loss_weights[0]:.4f}, "
     return told + f"{expected.loss_weights[1]:.4f}", torch.allclose(torch.tensor(weights), expected.loss_weights)

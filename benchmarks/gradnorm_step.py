@@ -2,8 +2,9 @@
 
     python benchmarks/gradnorm_step.py [--rounds 40 --threads 1 --peer FOLDER]
 
-Ours in four ways: at W, the last shared layer's weight (`grad_norm_parameters`); at activations passed with the losses;
-at the views that `share` returns; and with `update_every=10` at W. gradnorm-pytorch 0.2.3 at W, if it is installed (or
+Ours in five ways: at W, the last shared layer's weight (`grad_norm_parameters`), with the lengths by
+`gradnorm.linear.linear_lengths`, and plainly by `gradient_lengths`; at activations passed with the losses; at the views
+that `view_for_each_loss` returns; and with `update_every=10` at W. gradnorm-pytorch 0.2.3 at W, if it is installed (or
 lies in the folder given). A step is forward, backward and update of the weights, without the network's optimizer.
 """
 
@@ -14,11 +15,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
 
 from gradnorm import GradNormLossWeighter, MockNetworkWithMultipleLosses
+from gradnorm.measure import gradient_lengths
 
 
 class SmallConvNet(nn.Module):
@@ -57,20 +60,24 @@ def steps(name: str, batch: int, tasks: int, peer: type | None) -> dict[str, Cal
     def at_w(weighter: nn.Module) -> Callable[[], None]:
         return lambda: weighter(losses((network.backbone(x),) * tasks)) and None
 
-    feature, shared = GradNormLossWeighter(**settings), GradNormLossWeighter(**settings)
+    feature, viewed = GradNormLossWeighter(**settings), GradNormLossWeighter(**settings)
 
     def activations() -> None:
         z = network.backbone(x)
         feature(losses((z,) * tasks), z)
 
-    def share() -> None:
-        shared(losses(shared.share(network.backbone(x))))
+    def views() -> None:
+        viewed(losses(viewed.view_for_each_loss(network.backbone(x))))
+
+    def plainly(step: Callable[[], None]) -> Callable[[], None]:
+        return mock.patch("gradnorm.gather.parameter_lengths", gradient_lengths)(step)
 
     ways = {
         "plain": plain,
         "W": at_w(GradNormLossWeighter(grad_norm_parameters=weight, **settings)),
+        "W, plainly": plainly(at_w(GradNormLossWeighter(grad_norm_parameters=weight, **settings))),
         "activations": activations,
-        "share": share,
+        "views": views,
         "W, every 10": at_w(GradNormLossWeighter(grad_norm_parameters=weight, update_every=10, **settings)),
     }
     if peer is not None:
@@ -130,7 +137,7 @@ def rows(options: argparse.Namespace, peer: type | None) -> Iterator[list[str]]:
         memory = {way: peak(["--one", name, str(batch), str(tasks), way, *passed]) for way in ways}
         over = {way: ms[way] / ms["plain"] for way in ways}
         cells = [f"{over[way]:.2f}× ({memory[way] - memory['plain']:+.0f})" for way in ways if way != "plain"]
-        less = [f"{(ms['gradnorm-pytorch'] - ms['plain']) / (ms[way] - ms['plain']):.1f}" for way in ("W", "share")
+        less = [f"{(ms['gradnorm-pytorch'] - ms['plain']) / (ms[way] - ms['plain']):.1f}" for way in ("W", "views")
                 if peer is not None]
         yield [f"{name}, {batch}, {tasks}", f"{ms['plain']:.2f} ms ({memory['plain']:.0f})", *cells, " / ".join(less)]
 
@@ -152,8 +159,8 @@ def main() -> None:
         print(peak_of_this_process())
         return
     print(f"torch {torch.__version__}, {options.threads} of {os.cpu_count()} threads; in brackets peak MiB, and more\n")
-    head = ["network, batch, T", "plain", "W", "activations", "share", "W, every 10"]
-    head += ["gradnorm-pytorch", "its overhead / ours: W / share"] if peer else [""]
+    head = ["network, batch, T", "plain", "W", "W, plainly", "activations", "views", "W, every 10"]
+    head += ["gradnorm-pytorch", "its overhead / ours: W / views"] if peer else [""]
     print("| " + " | ".join(head) + " |\n|" + "---|" * len(head))
     for row in rows(options, peer):
         print("| " + " | ".join(row) + " |", flush=True)

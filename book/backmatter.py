@@ -22,8 +22,8 @@ API = {
         "losses", "penalties", "augment", "ema", "training", "data", "explore", "metrics", "convert", "weights",
         "images", "files", "precision"),
     "gradnorm": (
-        "weighter", "algorithm", "balance", "measure", "gather", "losses", "distributed", "pareto", "per_sample",
-        "checkpoint", "meta", "toy", "mocks"),
+        "weighter", "algorithm", "measure", "linear", "gather", "losses", "distributed", "pareto", "per_sample",
+        "checkpoint", "graph", "meta", "toy", "mocks"),
 }  # fmt: skip
 
 

@@ -6,6 +6,7 @@ Everything here works on text and `ast` positions, so that it runs in a second, 
 from __future__ import annotations
 
 import ast
+import textwrap
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,23 +18,54 @@ Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def source(name: str) -> str:
-    """The source of a class or function of the packages or of `book`, by its dotted name, without its docstrings.
+    """What a definition cell of this name holds: the source of a class, a function or a method, without docstrings.
 
-    The rest is kept to the byte: formatting, comments, decorators.
+    The rest is kept to the byte: formatting, comments, decorators. A method (`package.module.Class.method`) is
+    dedented, and a last line attaches it to its class, so that whoever edits the cell changes the class.
+
+    Args:
+        name: in the packages or in `book`, dotted.
 
     Raises:
-        KeyError: no such module, or nothing of that name at its top level.
+        KeyError: no such module, nothing of that name at its top level, or no such method.
+        ValueError: a method that calls `super()`, which only works inside of a class.
     """
-    module, _, wanted = name.rpartition(".")
-    path = _module_file(module)
+    outer, _, wanted = name.rpartition(".")
+    path = _module_file(outer)
+    if path is not None:
+        text = path.read_text(encoding="utf-8")
+        return _without_docstrings(text, _found(name, path, _definitions(text), wanted)[-1])
+    module, _, owner = outer.rpartition(".")
+    path = _module_file(module) if owner[:1].isupper() else None
     if path is None:
-        raise KeyError(f"{name}: there is no module {module!r} in {', '.join(SHOWN)}; write package.module.Name")
+        raise KeyError(
+            f"{name}: there is no module {outer!r} in {', '.join(SHOWN)}; write package.module.Name, or "
+            "package.module.Class.method"
+        )
     text = path.read_text(encoding="utf-8")
-    found = [node for node in _definitions(text) if node.name == wanted]
+    holder = _found(name, path, _definitions(text), owner)[-1]
+    methods = [node for node in holder.body if isinstance(node, Definition)]
+    return _method(name, text, owner, _found(name, path, methods, wanted, owner))
+
+
+def _found(name: str, path: Path, nodes: list[Definition], wanted: str, owner: str = "") -> list[Definition]:
+    found = [node for node in nodes if node.name == wanted]
     if not found:
-        known = ", ".join(sorted(node.name for node in _definitions(text))) or "nothing"
-        raise KeyError(f"{name}: {path.relative_to(ROOT)} defines no class or function {wanted!r}; it defines {known}")
-    return _without_docstrings(text, found[-1])
+        known = ", ".join(sorted({node.name for node in nodes})) or "nothing"
+        file = path.relative_to(ROOT)
+        lacks = f"{owner} in {file} has no method" if owner else f"{file} defines no class or function"
+        raise KeyError(f"{name}: {lacks} {wanted!r}; it {'has' if owner else 'defines'} {known}")
+    return found
+
+
+def _method(name: str, text: str, owner: str, found: list[Definition]) -> str:
+    """The method; of a property all that is defined under its name, of overloads the last."""
+    shown = [node for node in found if not any(ast.unparse(d) == "overload" for d in node.decorator_list)]
+    for node in shown:
+        if any(isinstance(part, ast.Name) and part.id in ("super", "__class__") for part in ast.walk(node)):
+            raise ValueError(f"{name} calls super(), which needs the class around it: show the class")
+    parts = [textwrap.dedent(_without_docstrings(text, node)) for node in shown]
+    return "\n\n\n".join([*parts, f"{owner}.{found[0].name} = {found[0].name}"])
 
 
 @lru_cache

@@ -1,8 +1,9 @@
 """Bring the notebooks in line with the packages and with each other: `python -m book sync`.
 
-A definition cell (metadata `{"defines": "stylegan2.equalized.EqualizedLinear"}`) gets the object's source, the setup
-cell (`{"setup": true}`, or `"gpu"` where the chapter uses one) gets its text, and the file gets one form: format 4.5,
-an id for every cell, one kernel, no outputs but those that a cell tagged `nbval-check-output` holds for comparison.
+A definition cell (metadata `{"defines": "stylegan2.equalized.EqualizedLinear"}`, or `package.module.Class.method` for
+one method, which the cell attaches to its class) gets the object's source, the setup cell (`{"setup": true}`, or
+`"gpu"` where the chapter uses one) gets its text, and the file gets one form: format 4.5, an id for every cell, one
+kernel, no outputs but those that a cell tagged `nbval-check-output` holds for comparison.
 The pages of the back matter that follow from the chapters and the packages are written last. Doing it twice changes
 nothing.
 """

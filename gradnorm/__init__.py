@@ -6,12 +6,11 @@ which all losses fall. The recipes under them: one gradient per sample, gradient
 nothing but torch.
 """
 
-from gradnorm.balance import Weighing
 from gradnorm.meta import adapt, adaptation_curve, train_sinusoids
 from gradnorm.mocks import MockNetworkWithMultipleLosses
 from gradnorm.pareto import CommonDescent, MinNormPoint, common_descent, min_norm_point
 from gradnorm.per_sample import EngineRefusal, per_sample_gradients, per_sample_norms, unsupported_layers
-from gradnorm.weighter import GradNormLossWeighter
+from gradnorm.weighter import GradNormLossWeighter, Weighing
 
 __all__ = [
     "CommonDescent", "EngineRefusal", "GradNormLossWeighter", "MinNormPoint", "MockNetworkWithMultipleLosses",

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from gradnorm.graph import users
+
 Flat = Callable[..., tuple[Any, ...]]  # a function from tensors to tensors (None where there is no gradient)
 
 
@@ -113,26 +115,20 @@ class Recompute(torch.autograd.Function):
 
 
 def refuse_unlisted(outputs: Sequence[Tensor], listed: Sequence[Tensor]) -> None:
-    """Walk the graph of a segment to its leaves: a trainable one that is not listed would silently get no gradient.
+    """Look at the leaves of a segment's graph: a trainable one that is not listed would silently get no gradient.
 
     Raises:
         ValueError: there is one.
     """
     # By their nodes in the graph: tensors that were saved and unpacked (save_on_cpu) are other objects.
     known = {get_gradient_edge(t).node for t in listed if t.requires_grad}
-    nodes = [t.grad_fn for t in outputs if t.grad_fn is not None]
-    seen = set(nodes)
-    while nodes:
-        following = {node for node, _ in nodes.pop().next_functions if node is not None} - seen
-        seen |= following
-        nodes.extend(following)
-        for node in following:
-            leaf = getattr(node, "variable", None)
-            if leaf is not None and node not in known:
-                raise ValueError(
-                    f"the segment uses a tensor of shape {tuple(leaf.shape)} that requires a gradient and would get "
-                    "none: pass it as an argument, or, if it is a parameter, in `parameters`"
-                )
+    for node in users(*outputs):
+        leaf = getattr(node, "variable", None)
+        if leaf is not None and node not in known:
+            raise ValueError(
+                f"the segment uses a tensor of shape {tuple(leaf.shape)} that requires a gradient and would get "
+                "none: pass it as an argument, or, if it is a parameter, in `parameters`"
+            )
 
 
 def reentrant_hint(*losses: Tensor) -> str:
@@ -142,20 +138,13 @@ def reentrant_hint(*losses: Tensor) -> str:
     The parameters used in it are no nodes of the graph (its backward pass builds one of
     its own), so that to `autograd.grad` nothing depends on them.
     """
-    nodes = [loss.grad_fn for loss in losses if loss.grad_fn is not None]
-    seen = set(nodes)
-    while nodes:
-        node = nodes.pop()
-        if node.name().endswith("CheckpointFunctionBackward"):
-            return (
-                ". The cause may be torch.utils.checkpoint with use_reentrant=True, "
-                "which this loss comes through: it hides the parameters used in it "
-                "from the graph. Pass use_reentrant=False, or take "
-                "gradnorm.checkpoint.checkpoint"
-            )
-        following = {node for node, _ in node.next_functions if node is not None} - seen
-        seen |= following
-        nodes.extend(following)
+    if any(node.name().endswith("CheckpointFunctionBackward") for node in users(*losses)):
+        return (
+            ". The cause may be torch.utils.checkpoint with use_reentrant=True, "
+            "which this loss comes through: it hides the parameters used in it "
+            "from the graph. Pass use_reentrant=False, or take "
+            "gradnorm.checkpoint.checkpoint"
+        )
     return ""
 
 

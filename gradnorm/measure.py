@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
 from gradnorm._typing import Float
 from gradnorm.checkpoint import reentrant_hint
@@ -131,77 +129,3 @@ def gradient_vectors(losses: Mapping[str, Tensor], shared: Sequence[Tensor]) -> 
         filled = [torch.zeros_like(w) if g is None else g for g, w in pieces]
         vectors.append(torch.cat([real_numbers(piece) for piece in filled]))
     return wide(torch.stack(vectors))
-
-
-class LinearUse(NamedTuple):
-    """The one place in a graph where a linear layer z = h Wᵀ + b is applied."""
-
-    output: GradientEdge  # of z, flattened to [rows, out]
-    inputs: Float[Tensor, "rows in"]  # h
-
-
-def linear_use(losses: Mapping[str, Tensor], weight: Tensor) -> LinearUse | None:
-    """Where the losses' graph applies a linear layer with this weight, if it does so once and uses it nowhere else.
-
-    None in every other case: a convolution, a weight that is tied, a conversion by
-    autocast, a compiled region, complex numbers (`linear_lengths` has no conjugates).
-    """
-    if weight.is_complex():
-        return None
-    leaf = get_gradient_edge(weight).node
-    uses: Counter[Node] = Counter()
-    layers: list[tuple[Any, Node]] = []
-    waiting = [loss.grad_fn for loss in losses.values() if loss.grad_fn is not None]
-    while waiting:
-        node = waiting.pop()
-        children = [child for child, _ in node.next_functions if child is not None]
-        if children and node.name() in ("AddmmBackward0", "MmBackward0"):
-            layers += [(node, children[-1])] if children[-1].next_functions[:1] == ((leaf, 0),) else []
-        for child in children:
-            uses[child] += 1
-            waiting += [child] if uses[child] == 1 else []
-    if len(layers) != 1 or uses[leaf] != 1:
-        return None
-    (node, transposed), *_ = layers
-    if transposed.name() != "TBackward0" or uses[transposed] != 1:
-        return None
-    with_bias = node.name() == "AddmmBackward0"
-    if with_bias and not node._saved_alpha == node._saved_beta == 1:
-        return None
-    inputs = node._saved_mat1 if with_bias else node._saved_self
-    return LinearUse(GradientEdge(node, 0), inputs.detach())
-
-
-def linear_lengths(losses: Mapping[str, Tensor], use: LinearUse) -> Float[Tensor, " tasks"]:
-    """‖∇_W L_i‖₂ on the weight of a linear layer, from δ_i = ∇_z L_i and h, without the gradients themselves.
-
-    ‖δᵀ h‖² = Σ (δ δᵀ) ∘ (h hᵀ): two matrices of [rows, rows], cheaper than δᵀ h where there are fewer rows than
-    inputs. Where the rows cancel almost wholly, so do the digits: the length is then exact to ~3e-4 of ‖δ‖ ‖h‖.
-
-    Raises:
-        ValueError: a loss that does not depend on the layer.
-    """
-    deltas = []
-    for name, loss in losses.items():
-        (delta,) = torch.autograd.grad(loss, use.output, retain_graph=True, allow_unused=True)
-        if delta is None:
-            raise unreached(name, loss)
-        deltas.append(wide(delta))
-    delta = torch.stack(deltas)  # [tasks, rows, out]
-    inputs = wide(use.inputs)  # [rows, in]
-    with torch.autocast(delta.device.type, enabled=False):  # or it rounds the products
-        kernel = inputs @ inputs.T  # [rows, rows]
-        return (delta @ delta.mT).mul_(kernel).sum(dim=(1, 2)).clamp(min=0).sqrt()
-
-
-def parameter_lengths(losses: Mapping[str, Tensor], shared: Sequence[Tensor]) -> Float[Tensor, " tasks"]:
-    """`gradient_lengths`, or `linear_lengths` where W is a linear layer's weight and the batch smaller than it is wide.
-
-    Raises:
-        ValueError: no W, or a loss that does not depend on it.
-    """
-    if len(shared) == 1 and shared[0].ndim == 2 and all(t.requires_grad for t in (*shared, *losses.values())):
-        use = linear_use(losses, shared[0])
-        if use is not None and use.inputs.shape[0] < use.inputs.shape[1]:
-            return linear_lengths(losses, use)
-    return gradient_lengths(losses, shared)

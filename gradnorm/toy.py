@@ -24,9 +24,8 @@ import torch
 from torch import Tensor, nn
 
 from gradnorm._typing import Float
-from gradnorm.balance import Weighing
 from gradnorm.losses import require_integer
-from gradnorm.weighter import GradNormLossWeighter
+from gradnorm.weighter import GradNormLossWeighter, Weighing
 
 METHODS = ("equal", "gradnorm", "uncertainty", "oracle")
 # Tasks, the network's learning rate, steps: the problems of a record. T = 2 twice, since the rate decides who wins.

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
+from gradnorm.graph import users
 from gradnorm.measure import wide
 from gradnorm.per_sample.batch import (
     Batch,
@@ -70,7 +71,7 @@ def recorded(batch: Batch) -> list[tuple[nn.Module, Tensor, Tensor]]:
     calls = recorder.calls
     deltas = torch.autograd.grad(total, [call.output for call in calls], allow_unused=True)
     used = [(call, delta) for call, delta in zip(calls, deltas, strict=True) if delta is not None]
-    refuse_unseen_uses(batch, total.grad_fn, Counter(id(p) for call, _ in used for p in call.layer.parameters(False)))
+    refuse_unseen_uses(batch, total, Counter(id(p) for call, _ in used for p in call.layer.parameters(False)))
     if batch.loss_reduction == "mean":
         used = [(call, batch.size * delta) for call, delta in used]
     return [
@@ -96,18 +97,10 @@ def batch_to_front(batch: Batch, call: Call, tensor: Tensor) -> Tensor:
     return tensor.movedim(axis, 0)
 
 
-def refuse_unseen_uses(batch: Batch, root: Node | None, seen: Counter[int]) -> None:
-    """Walk the graph: a parameter that it uses more often than its layer was called is used somewhere else, too."""
-    uses: Counter[int] = Counter()
-    todo, done = [root], {root}
-    while todo:
-        node = todo.pop()
-        for following, _ in node.next_functions if node is not None else ():
-            uses[id(getattr(following, "variable", None))] += 1
-            if following is not None and following not in done:
-                done.add(following)
-                todo.append(following)
-    unseen = [name for name, p in batch.parameters().items() if uses[id(p)] > seen[id(p)]]
+def refuse_unseen_uses(batch: Batch, total: Tensor, seen: Counter[int]) -> None:
+    """A parameter that the total's graph uses more often than its layer was called is used elsewhere, too."""
+    uses = {id(getattr(node, "variable", None)): len(by) for node, by in users(total).items()}
+    unseen = [name for name, p in batch.parameters().items() if uses.get(id(p), 0) > seen[id(p)]]
     if unseen:
         raise EngineRefusal(
             f"hooks: {', '.join(unseen)} took part without the layer that holds it being called, so that no hook saw "

@@ -38,6 +38,42 @@ def half(x):
 
 
 def _private(): ...
+
+
+class Circle:
+    """Doc of the class."""
+
+    def __init__(self, radius):
+        super().__init__()
+        self.radius = radius
+
+    def grown(self, by):
+        """Doc of the method."""
+        # a comment that stays
+        return Circle(self.radius*by)   # formatting that stays
+
+    @staticmethod
+    def corners():
+        return 0
+
+    @classmethod
+    def unit(cls):
+        return cls(1)
+
+    @property
+    def width(self):
+        """Doc of the property."""
+        return 2 * self.radius
+
+    @width.setter
+    def width(self, width):
+        self.radius = width / 2
+
+    @decorated(
+        times=2,
+    )
+    def area(self):
+        return 3 * self.radius**2
 '''
 
 

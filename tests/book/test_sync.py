@@ -7,6 +7,7 @@ from types import ModuleType
 import nbformat
 import pytest
 
+from book import definitions
 from book import sync as sync_module
 from book.project import Repository, notebooks
 from book.sync import faults, sync, synced
@@ -38,6 +39,23 @@ def test_definition_cell_gets_the_source(packages):
     assert "".join(cells(text)[0]["source"]).startswith("@decorated(")
     assert len(notes) == 1
     assert "stylegan2.shapes.half" in notes[0]
+
+
+def test_a_definition_cell_of_a_method(packages, tmp_path):
+    """It gets the method and the line that attaches it; `--check` sees a difference; twice changes nothing."""
+    name = "stylegan2.shapes.Circle.grown"
+    text, notes = synced(notebook(code("", setup=True), code("", defines=name)), HERE)
+    source = "".join(cells(text)[1]["source"])
+    assert source == definitions.source(name)
+    assert source.endswith("Circle.grown = grown")
+    assert any(name in note for note in notes)
+    assert synced(text, HERE)[0] == text
+    path = tmp_path / "one.ipynb"
+    path.write_text(text.replace("radius*by", "radius+by"))
+    assert sync([path], check=True) == 1
+    assert sync([path]) == 0
+    assert "".join(cells(path.read_text())[1]["source"]) == source
+    assert sync([path], check=True) == 0
 
 
 def test_twice_changes_nothing(packages):
@@ -188,9 +206,9 @@ def test_sync_follows_the_package(packages, tmp_path):
 
 def test_unknown_names_and_files_that_are_no_notebooks_fail(packages, tmp_path, capsys):
     unknown, broken = tmp_path / "unknown.ipynb", tmp_path / "broken.ipynb"
-    unknown.write_text(notebook(code("", defines="stylegan2.shapes.Circle")))
+    unknown.write_text(notebook(code("", defines="stylegan2.shapes.Round")))
     broken.write_text("{")
     assert sync([unknown, broken]) == 1
     told = capsys.readouterr().out
-    assert "it defines Area, _private, half" in told
+    assert "it defines Area, Circle, _private, half" in told
     assert "broken.ipynb: not a notebook" in told

@@ -2,12 +2,18 @@
 
 import copy
 import json
+import re
 from itertools import pairwise
 
+import nbformat
 import pytest
 import torch
 
+import gradnorm
+from book.definitions import source
+from book.project import ROOT
 from book.records import record
+from gradnorm import GradNormLossWeighter
 from gradnorm.toy import METHODS
 
 LINES = (record("gradnorm-toy") / "history.jsonl").read_text().splitlines()
@@ -120,3 +126,29 @@ def test_a_tensor_with_a_graph_refuses_copies() -> None:
         copy.deepcopy(weights)
     with pytest.raises(RuntimeError):
         weights.numpy()
+
+
+def test_whoever_edits_a_method_changes_every_weighter(monkeypatch) -> None:
+    """The cell of `balance` with another sign: weighters that were made before go the other way."""
+    monkeypatch.setattr(GradNormLossWeighter, "balance", GradNormLossWeighter.balance)  # put back at the end
+    moved = []
+    w = torch.nn.Parameter(torch.zeros(1))
+    weighters = [GradNormLossWeighter(num_losses=2, learning_rate=0.1, grad_norm_parameters=w) for _ in range(2)]
+    cell = source("gradnorm.weighter.GradNormLossWeighter.balance")
+    wrong_way = cell.replace("direction, self.learning_rate", "-direction, self.learning_rate")
+    for weighter, edited in zip(weighters, (cell, wrong_way), strict=True):
+        exec(edited, {**vars(gradnorm.weighter)})
+        weighter([6 * w.sum() + 1, 2 * w.sum() + 1])
+        moved.append(weighter.loss_weights[0].item())
+    assert moved[0] < 1 < moved[1]
+
+
+def test_every_method_that_the_chapter_lists_is_shown() -> None:
+    """In the order of the table."""
+    cells = nbformat.read(ROOT / "chapters" / "16_gradnorm.ipynb", as_version=4).cells
+    table = next(cell.source for cell in cells if cell.id == "methods-map")
+    listed = re.findall(r"^\| `(\w+)` ", table, re.MULTILINE)
+    defined = [cell.metadata.get("defines", "") for cell in cells]
+    shown = [name.rsplit(".")[-1] for name in defined if "GradNormLossWeighter." in name]
+    assert len(listed) > 6
+    assert shown == listed

@@ -27,8 +27,10 @@ def test_unusable_losses_are_left_out_with_a_warning(bad, when, make, batches, t
     losses[1] = losses[1] * 0 + bad
     with pytest.warns(RuntimeWarning, match="leaves the weights of 1 "):
         result = weighter(losses)
-    assert list(result.norms) == ["0", "2"]
+    for measured in (result.norms, result.targets):
+        assert [name for name, value in measured.items() if value.isnan()] == ["1"]
     assert weighter.loss_weights[1] == before[1]
+    assert float(weighter.loss_weights.sum()) == pytest.approx(3)
     assert not torch.equal(weighter.loss_weights, before)
     for x in data:
         weighter(network(x))  # all is well again
@@ -37,11 +39,28 @@ def test_unusable_losses_are_left_out_with_a_warning(bad, when, make, batches, t
     assert weighter.initted.all()
 
 
+@pytest.mark.parametrize("optimizer", ["plain", "adam"])
+@pytest.mark.parametrize("left", [0, 1])
+def test_none_or_one_loss_is_usable(optimizer, left, make, batches):
+    """Nothing moves then, and nothing of the state becomes NaN."""
+    network, weighter = make(optimizer=optimizer)
+    weighter(network(batches(1)[0]))
+    before = {name: value.clone() for name, value in weighter.state_dict().items()}
+    losses = network(batches(1)[0])
+    with pytest.warns(RuntimeWarning, match="leaves the weights of"):
+        weighter([loss * float("nan") if i >= left else loss for i, loss in enumerate(losses)])
+    after = weighter.state_dict()
+    assert not before.pop("loss_weights_grad").equal(after["loss_weights_grad"])
+    assert after["loss_weights_grad"].tolist() == [0, 0, 0]
+    before["step"] += 1
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
 def test_all_losses_unusable(make, batches):
     network, weighter = make()
     with pytest.warns(RuntimeWarning, match="leaves the weights of"):
         result = weighter([loss * float("nan") for loss in network(batches(1)[0])])
-    assert result.norms == {}
+    assert all(norm.isnan() for norm in result.norms.values())
     assert weighter.loss_weights.tolist() == [1, 1, 1]
 
 

@@ -1,9 +1,11 @@
 """On an accelerator that is pretended (tests/pretend) everything computes what it
-does on the CPU, and a step of the weighter waits once.
+does on the CPU, and a step of the weighter waits for nothing.
 """
 
 import copy
+import warnings
 from functools import partial
+from itertools import count
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 import gradnorm
 from gradnorm import GradNormLossWeighter, MockNetworkWithMultipleLosses
 from gradnorm.checkpoint import checkpoint, checkpoint_sequential
+from gradnorm.losses import LateFlags
 from gradnorm.meta import (
     Sinusoids,
     losses_after_adapting,
@@ -123,28 +126,89 @@ def train(device, counts, way, settings, waited=None):
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", SETTINGS)
 def test_steps_of_the_weighter(way, name):
-    """A step that moves the weights waits once, to see that the losses are finite; one
-    that moves none, such as every second one if that is wanted, does not wait.
+    """No step waits, the first one neither: not to see that the losses are finite, nor
+    what step it is, nor whether every initial loss is known.
     """
-    done = twice(lambda device, counts: train(device, counts, way, SETTINGS[name]))
-    assert done.waits.total() == (name not in ("every second", "frozen"))
+    waited = []
+    done = twice(lambda device, counts: train(device, counts, way, SETTINGS[name],
+                                              waited if counts else None))
+    assert waited == [0, 0, 0, 0]
     assert not done.on_cpu
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_the_first_step_waits_for_what_is_remembered_from_then_on(way):
-    """The number of steps taken, and whether every initial loss is known."""
+@pytest.mark.parametrize("name", ["plain", "adam", "mask"])
+def test_a_bad_loss_is_left_out_on_the_device(name):
+    """Without a wait; what the CPU computes, which knows at once that it is bad."""
+    steps = count(1)
+
+    def way(network, weighter, x):
+        losses, step = network(x), next(steps) % 4
+        if step in (2, 3):
+            losses[0] = losses[0] * (float("nan") if step == 2 else 1e38) * 1e38
+        return weighter(losses)
+
     waited = []
+
+    def run(device, counts):
+        results, *state = train(device, counts, way, SETTINGS[name],
+                                waited if counts else None)
+        norms = [[value.nan_to_num(-1.0) for value in result.norms.values()]
+                 for result in results]
+        return norms, state[0]
+
+    with pytest.warns(RuntimeWarning, match="leaves the weights of 0 as they are"):
+        twice(run)
+    assert waited == [0, 0, 0, 0]
+
+
+def test_who_wants_bad_losses_refused_waits_for_them():
+    settings, waited = {"on_bad_loss": "raise"}, []
     with pretended() as (device, counts):
-        train(device, counts, way, {}, waited)
-    assert waited == [3, 1, 1, 1]
+        train(device, counts, on_parameters, settings, waited)
+    assert waited == [1, 1, 1, 1]
 
 
-# A step moves small things to the device, which CUDA waits for: the number of tasks
-# (balance.py); by share, the weights picked by a list (gather.py); for Adam, its decays
-# (algorithm.py); under a mask, what losses it leaves (balance.py).
-UPLOADS = [*((way, "plain", 2 if way is on_shares else 1) for way in WAYS),
-           (on_parameters, "adam", 2), (on_parameters, "mask", 2)]
+class Slow(LateFlags):
+    """A host that hears of what a device did when the device has done two more things."""
+
+    def __init__(self, count):
+        super().__init__(count)
+        self.on_the_way = [self.heard.clone(), self.heard.clone()]
+
+    def follow(self, flags):
+        self.on_the_way.append(flags.cpu())
+        return super().follow(self.on_the_way.pop(0))
+
+
+def test_news_may_come_late(monkeypatch):
+    """The weights are the same, and the warning comes two updates later."""
+    ends = []
+    for flags in (LateFlags, Slow):
+        monkeypatch.setattr("gradnorm.weighter.LateFlags", flags)
+        monkeypatch.setattr("gradnorm.losses.LateFlags", flags)
+        w = nn.Parameter(torch.zeros(1))
+        weighter = GradNormLossWeighter(num_losses=3, learning_rate=0.1,
+                                        grad_norm_parameters=w)
+        if flags is Slow:  # as on a device: the CPU sees at once that all is well
+            monkeypatch.setattr("gradnorm.losses.known_at_once", lambda flags: False)
+        warned = []
+        for step in range(5):
+            bad = float("nan") if step == 1 else 1.0
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                weighter([4 * w.sum() + 1, 2 * w.sum() + bad, w.sum() + 1])
+            warned.append(len(caught))
+        ends.append((weighter.loss_weights, weighter.initial_losses, warned))
+    (at_once, known, when), (late, known_late, when_late) = ends
+    torch.testing.assert_close(late, at_once)
+    torch.testing.assert_close(known_late, known)
+    assert (when, when_late) == ([0, 1, 0, 0, 0], [0, 0, 0, 1, 0])
+
+
+# A step moves small things to the device, which CUDA waits for: for Adam, its decays
+# (algorithm.py); at views under a mask, the places of the losses that it leaves.
+UPLOADS = [*((way, "plain", 0) for way in WAYS), (on_parameters, "adam", 1),
+           (on_parameters, "mask", 0), (on_shares, "mask", 1)]
 
 
 @pytest.mark.parametrize(("way", "name", "uploads"), UPLOADS)

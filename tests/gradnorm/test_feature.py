@@ -9,13 +9,8 @@ from torch.utils.checkpoint import checkpoint as torch_checkpoint
 
 from gradnorm import GradNormLossWeighter, MockNetworkWithMultipleLosses
 from gradnorm.checkpoint import checkpoint
-from gradnorm.measure import (
-    gradient_lengths,
-    gradient_vectors,
-    linear_lengths,
-    linear_use,
-    parameter_lengths,
-)
+from gradnorm.linear import linear_lengths, linear_use, parameter_lengths
+from gradnorm.measure import gradient_lengths, gradient_vectors
 
 DIM = 8
 

@@ -90,6 +90,48 @@ def test_resume_is_exact(make, batches, train, optimizer):
         assert torch.equal(value, later.state_dict()[key]), key
 
 
+def test_a_state_of_an_older_version_loads():
+    """From before `initted` had its longer name, and on as that version went on."""
+    shared = nn.Parameter(torch.zeros(1))
+    weighter = GradNormLossWeighter(
+        num_losses=3, learning_rate=0.025, restoring_force_alpha=0.5, grad_norm_parameters=shared,
+        optimizer="adam", update_every=2, update_after_step=1,
+    )  # fmt: skip
+    saved = {
+        "loss_weights": torch.tensor([0.9423555731773376, 1.0419857501983643, 1.0156584978103638]),
+        "initial_losses": torch.tensor([1.0, 1.0, 2.0]),
+        "initted": torch.tensor([True, True, True]),
+        "loss_weights_grad": torch.tensor([4.0, -1.0, 2.0]),
+        "moments": torch.tensor(
+            [
+                [0.7600001692771912, -0.1900000423192978, 0.02000001072883606],
+                [0.03198358789086342, 0.0019989742431789637, 0.007995896972715855],
+            ]
+        ),
+        "updates": torch.tensor([2, 2, 2]),
+        "step": torch.tensor(4),
+    }
+    nn.ModuleDict({"inside": weighter}).load_state_dict({f"inside.{name}": value for name, value in saved.items()})
+    assert "initted" in saved, "what was handed over is as it was"
+    for level in (0.4, 0.3, 0.2):
+        weighter([4 * shared.sum() + level, shared.sum() + 1, 2 * shared.sum() + 2 * level])
+    assert weighter.step == 7
+    assert weighter.updates.tolist() == [3, 3, 3]
+    torch.testing.assert_close(
+        weighter.loss_weights, torch.tensor([0.920440673828125, 1.0705742835998535, 1.0089850425720215])
+    )
+
+
+def test_older_names_stay():
+    """`initted` and `share`: the same buffer, the same views."""
+    weighter = GradNormLossWeighter(num_losses=2)
+    assert weighter.initted is weighter.initial_losses_known
+    z = torch.ones(3, requires_grad=True) * 1
+    views = weighter.share(z)
+    assert len(views) == 2
+    assert all(view is not z and torch.equal(view, z) for view in views)
+
+
 def test_buffers_are_made_where_the_parameter_is():
     weighter = GradNormLossWeighter([1.0, 3.0], grad_norm_parameters=nn.Parameter(torch.zeros(1, device="meta")))
     assert {buffer.device.type for buffer in weighter.buffers()} == {"meta"}
@@ -112,7 +154,7 @@ def test_a_cast_of_the_module_leaves_the_weights_wide(cast, dtype, optimizer, ma
 def test_it_owns_buffers_and_no_parameters(make):
     _, weighter = make()
     assert list(weighter.parameters()) == []
-    names = {"loss_weights", "initial_losses", "loss_weights_grad", "step", "initted"}
+    names = {"loss_weights", "initial_losses", "initial_losses_known", "loss_weights_grad", "step"}
     assert names == set(weighter.state_dict())
     weighter.loss_weights.numpy()
 
