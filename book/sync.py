@@ -50,8 +50,8 @@ LOOK_FOR_GPU = """
     import torch
 
     if not torch.cuda.is_available():
-        print("There is no GPU here, so the cells below compute less, and on the CPU. Runtime → Change runtime type → "
-              "T4 GPU gives one, at no cost; this notebook then starts anew.")"""
+        print("There is no GPU here: the cells below compute on the CPU, and less where that takes long. Runtime → "
+              "Change runtime type → T4 GPU asks Colab for one, at no cost; this notebook then starts anew.")"""
 ON_GPU = {"accelerator": "GPU", "colab": {"gpuType": "T4", "provenance": []}}
 
 
