@@ -8,19 +8,12 @@ counted as in flops.py). What is assumed of the card stands in `CARDS`; both fig
 """
 
 import argparse
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import torch
 from flops import operations
-from launches import launches
+from launches import STEPS, launches, whole_steps
 
-from stylegan2.data import ToyFaces
-from stylegan2.images import to_float
 from stylegan2.training.config import Settings
-from stylegan2.training.players import Players
-from stylegan2.training.step import Step
-
-STEPS = 16  # a penalty of the discriminator comes once among them
 
 
 class Card(NamedTuple):
@@ -33,37 +26,21 @@ class Card(NamedTuple):
 
 
 CARDS = {"T4 (Colab)": Card(70e3, 8.1e12 / 3), "A100": Card(120e3, 19.5e12 / 3)}
-RUNS: dict[str, dict[str, Any]] = {
-    "32², batch 32": {}, "32², batch 8": {"batch_size": 8},
-    "64², batch 32 (chapter 12)": {"resolution": 64},
-    "64², batch 32, augmented": {"resolution": 64, "augment": True},
-    "128², 16/128, batch 32, float32": {"resolution": 128, "precision": "fp32"},
+RUNS = {
+    "32², batch 32": Settings(), "32², batch 8": Settings(batch_size=8),
+    "64², batch 32 (chapter 12)": Settings(resolution=64),
+    "64², batch 32, augmented": Settings(resolution=64, augment=True),
+    "128², 16/128, batch 32, float32": Settings(resolution=128, precision="fp32"),
 }
-
-
-def counted(**changes: Any) -> tuple[float, float, int]:
-    """Launches and floating-point operations of a step, the mean over 16, and its batch."""
-    settings = Settings(**changes)
-    torch.manual_seed(settings.seed)
-    step = Step(Players(settings))
-    if step.players.augment is not None:
-        step.players.augment.p.fill_(0.5)
-    real = to_float(ToyFaces(settings.resolution).images(torch.arange(settings.batch_size)))
-    step(1, real)  # once before: Adam makes its moments
-
-    def all_steps() -> None:
-        for number in range(STEPS):
-            step(number, real)
-
-    return launches(all_steps) / STEPS, operations(all_steps) / STEPS, settings.batch_size
 
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     titles = "".join(f"{name + ', images/s':>24}{'100,000':>10}" for name in CARDS)
     print(f"{'':34}{'launches':>9}{'GFLOP':>8}{titles}")
-    for name, changes in RUNS.items():
-        started, flops, batch = counted(**changes)
+    for name, settings in RUNS.items():
+        batch, steps = settings.batch_size, whole_steps(settings)
+        started, flops = launches(steps) / STEPS, operations(steps) / STEPS
         told = f"{name:34}{started:9,.0f}{flops / 1e9:8.1f}"
         for card in CARDS.values():
             seconds = max(started / card.launches, flops / card.flops)

@@ -48,16 +48,20 @@ def launches(run: Callable[[], object], times: int = 1) -> float:
     return counted.count / times
 
 
-def whole_steps(**changes: Any) -> float:
-    """Of the trainer's own step."""
-    settings = Settings(batch_size=8, **changes)
+def whole_steps(settings: Settings) -> Callable[[], None]:
+    """So many of the trainer's own steps, penalties and average included, to be run as often as one likes."""
     torch.manual_seed(settings.seed)
     step = Step(Players(settings))
     if step.players.augment is not None:
         step.players.augment.p.fill_(0.5)
-    real, numbers = to_float(ToyFaces(settings.resolution).images(torch.arange(8))), iter(range(STEPS + 1))
-    step(next(numbers) + 1, real)  # once before: Adam makes its moments
-    return launches(lambda: step(next(numbers), real), STEPS)
+    real = to_float(ToyFaces(settings.resolution).images(torch.arange(settings.batch_size)))
+    step(1, real)  # once before: Adam makes its moments
+
+    def run() -> None:
+        for number in range(STEPS):
+            step(number, real)
+
+    return run
 
 
 def main() -> None:
@@ -67,7 +71,7 @@ def main() -> None:
         ("32², bf16, augmented, p = 0.5", {"precision": "bf16", "augment": True}), ("64², fp32", {"resolution": 64})]
     print("whole steps, batch 8")
     for name, changes in cases:
-        print(f"  {name:32} {whole_steps(**changes):7,.0f}")
+        print(f"  {name:32} {launches(whole_steps(Settings(batch_size=8, **changes))) / STEPS:7,.0f}")
     print("a plain step, 32², batch 8, noise for all")
     for name, make in PROGRAMS.items():
         # Adam as torch runs it on a GPU when nothing is said: all parameters at once.

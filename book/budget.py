@@ -14,6 +14,7 @@ which device that is; the environment variable `BOOK_DEVICE` overrides it.
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -67,6 +68,14 @@ def synchronize(device: torch.device) -> None:
 
     if device.type in ("cuda", "mps"):
         getattr(torch, device.type).synchronize()
+
+
+def now(device: torch.device) -> float:
+    """Seconds, of which differences mean something: of processor time, which other programs do not stretch; on a GPU of
+    the clock, once it has computed what it was given.
+    """
+    synchronize(device)
+    return time.process_time() if device.type == "cpu" else time.perf_counter()
 
 
 def pick(*, smoke: Value, cpu: Value, cuda: Value | None = None, full: Value | None = None) -> Value:

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 
 from stylegan2.images import to_float
 
@@ -65,6 +66,22 @@ def last_samples(name: str, run: str) -> Float[Tensor, "8 3 side side"]:
     Raises:
         FileNotFoundError: there is no record of that name.
     """
-    pixels = torch.from_numpy(np.array(Image.open(strip(name, run)).convert("RGB")))  # [rows · side, 8 · side, 3]
+    return rows_of(strip(name, run))[-1]
+
+
+def on_the_way(run: Path, most: int = 6) -> dict[int, Float[Tensor, "8 3 side side"]]:
+    """The first eight samples of a few of the grids that a training saved, by the images seen, in [-1, 1]; the same z
+    in all, and all of one size where the network grew. Without those from before the first step; with the last.
+    """
+    grids = sorted((run / "samples").glob("*.png"))[1:]
+    chosen = grids[:: -max(1, -(-len(grids) // most))][::-1]
+    rows = {int(path.stem): rows_of(path)[0] for path in chosen}
+    side = max(images.shape[-1] for images in rows.values())
+    return {seen: functional.interpolate(images, side) for seen, images in rows.items()}
+
+
+def rows_of(picture: Path) -> Float[Tensor, "rows 8 3 side side"]:
+    """The images of a picture with eight in a row, in [-1, 1]."""
+    pixels = torch.from_numpy(np.array(Image.open(picture).convert("RGB")))  # [rows · side, 8 · side, 3]
     side = pixels.shape[1] // 8
-    return to_float(pixels[-side:].unflatten(1, (8, side)).permute(1, 3, 0, 2))
+    return to_float(pixels.unflatten(1, (8, side)).unflatten(0, (-1, side)).permute(0, 2, 4, 1, 3))

@@ -87,7 +87,8 @@ class AdaptiveAugment(nn.Module):
         """All numbers of all transformations at once; each takes part in a sample with probability p."""
         names, device = self.transformations, self.p.device
         # There are two turns, before and after the anisotropic scaling: with probability p, at least one.
-        p = torch.stack([1 - (1 - self.p).sqrt() if name.startswith("turn") else self.p for name in names])
+        of_a_turn = 1 - (1 - self.p).sqrt()
+        p = torch.stack([of_a_turn if name.startswith("turn") else self.p for name in names])
         takes_part = torch.rand(len(names), 1, batch, device=device) < p[:, None, None]
         # Double precision, because a GPU may be told to round products of single-precision matrices.
         like = torch.empty(len(names), 2, batch, dtype=torch.float64, device=device)

@@ -144,7 +144,7 @@ class Settings:
             what = "growing" if self.growing else "style none (Progressive GAN)"
             raise ValueError(f"{what} needs generator plain and discriminator plain, not {self.generator} and "
                              f"{self.discriminator}")
-        if self.precision == "fp16" and "plain" in (self.generator, self.discriminator):
+        if self.precision == "fp16" and self.has_plain_network:
             raise ValueError("precision fp16 needs a generator and a discriminator that are skip or residual: plain "
                              "ones are not limited to what float16 can hold")
         if self.growing:
@@ -161,6 +161,11 @@ class Settings:
             raise ValueError("mapping_layers is 0: labels need at least one layer, which merges them with z")
         if self.labels and self.style == "none":
             raise ValueError("labels need a mapping network that takes them: style adain or demodulation")
+
+    @property
+    def has_plain_network(self) -> bool:
+        """Whether one of the two is: its activations are not limited to what float16 can hold."""
+        return "plain" in (self.generator, self.discriminator)
 
     @property
     def log_resolution(self) -> int:

@@ -126,7 +126,7 @@ class Players(nn.Module):
     def precision(self, penalty: bool) -> torch.autocast:
         device, s = self.mapping.mean_w.device, self.settings
         dtype = dtype_of_main_phases(s.precision, device, s.resolution)
-        if dtype == torch.float16 and "plain" in (s.generator, s.discriminator):
+        if dtype == torch.float16 and s.has_plain_network:
             dtype = torch.float32
         enabled = dtype != torch.float32 and not penalty
         return torch.autocast(device.type, dtype if enabled else torch.bfloat16, enabled=enabled)

@@ -53,3 +53,14 @@ def test_a_device_that_is_not_there_is_named(monkeypatch, device):
     monkeypatch.setenv("BOOK_DEVICE", device)
     with pytest.raises(ValueError, match=f"BOOK_DEVICE is '{device}'.*set it to"):
         budget.choose_device()
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_a_clock_is_read_once_the_device_has_done_its_work(monkeypatch, kind):
+    """The processor's on a CPU; on a GPU, where that stands still while it computes, the wall's."""
+    read = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: read.append("waited"))
+    monkeypatch.setattr(budget.time, "process_time", lambda: read.append("processor") or 1.0)
+    monkeypatch.setattr(budget.time, "perf_counter", lambda: read.append("wall") or 2.0)
+    assert budget.now(torch.device(kind)) == {"cpu": 1.0, "cuda": 2.0}[kind]
+    assert read == {"cpu": ["processor"], "cuda": ["waited", "wall"]}[kind]

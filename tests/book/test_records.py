@@ -117,6 +117,21 @@ def test_the_last_samples_of_a_run():
     np.testing.assert_array_equal(np.asarray(tile(samples, 8)), row)
 
 
+def test_the_way_of_a_run_that_grew(tmp_path):
+    """The first row of a few of its grids, enlarged pixel by pixel; not the one from before the first step."""
+    (tmp_path / "samples").mkdir()
+    pixels = torch.rand(8, 16, 3, 8, 8) * 2 - 1
+    for i, images in enumerate(pixels):
+        side = 4 if i < 4 else 8
+        tile(images[..., :side, :side], 8).save(tmp_path / "samples" / f"{100 * i:010d}.png")
+    way = records.on_the_way(tmp_path, most=4)
+    assert list(way) == [100, 300, 500, 700]
+    for seen, images in way.items():
+        first = pixels[seen // 100, :8]
+        expected = first if seen >= 400 else first[..., :4, :4].repeat_interleave(2, 2).repeat_interleave(2, 3)
+        torch.testing.assert_close(images, expected, atol=1 / 255, rtol=0)
+
+
 def test_a_series_is_made_part_by_part_and_once(tmp_path, monkeypatch, capsys):
     """A run in three parts is the run in one; a second call finds the record there."""
     tiny = Settings(resolution=8, batch_size=4, n_features=4, max_features=8, d_latent=8, mapping_layers=2, images=40)
