@@ -21,8 +21,9 @@ from stylegan2.generator import Generator
 from stylegan2.images import tile, to_float
 from stylegan2.metrics import FaceClassifier, load_classifier, measure
 from stylegan2.training.checkpoint import checkpoints
-from stylegan2.training.config import PRESETS, Settings
+from stylegan2.training.config import Settings
 from stylegan2.training.folder import located, told
+from stylegan2.training.presets import PRESETS, command
 from stylegan2.training.trainer import Trainer
 from stylegan2.weights import TrainedGenerator, load_generator, sample
 
@@ -109,7 +110,7 @@ def record_run(settings: Settings, run: Path, path: Path) -> None:
                          **seen_and_unseen(trainer)})
         rows.append(functional.interpolate(sample(trained, 8), settings.resolution))  # growing ones begin smaller
     history = [json.loads(line) for line in (run / "history.jsonl").read_text(encoding="utf-8").splitlines()]
-    made = {**told(run), "command": settings.command(), "seed": settings.seed, "images": trainer.images_seen,
+    made = {**told(run), "command": command(settings), "seed": settings.seed, "images": trainer.images_seen,
             "minutes": round(trainer.seconds / 60, 2),
             "processor_minutes": round(trainer.processor_seconds / 60, 2), "ended": ended,
             "settings": asdict(settings), "history": history, "measures": measures}

@@ -9,6 +9,13 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+try:
+    from tyro.conf import arg as flag  # what the command line calls a field whose name Python will not have
+except ImportError:  # without the [train] extra there is no command line
+
+    def flag(**_: Any) -> None:
+        """Nothing, where nobody asks."""
+
 
 @dataclass(frozen=True)
 class Range:

@@ -34,7 +34,7 @@ def load_generator(folder: str | Path) -> TrainedGenerator:
         check_fit(with_prefix("average", tensors), make_trained(settings, n_classes), path)
     trained = make_trained(settings, n_classes)
     load_module("average", trained, tensors, path)
-    if isinstance(trained.generator, Growing) and "steps" in state:
+    if settings.growing and isinstance(trained.generator, Growing) and "steps" in state:
         trained.generator.stage = settings.stage(state["steps"] * state["batch_size"])
     return trained.eval()
 

@@ -1,5 +1,6 @@
 """python -m stylegan2 train"""
 
+import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,10 +9,12 @@ from typing import Annotated
 
 import tyro
 
-from stylegan2.fields import Count, Range, check_fields
+from stylegan2.fields import Count, Range, check_fields, flag
 from stylegan2.training.checkpoint import checkpoints
-from stylegan2.training.config import PRESETS, Settings
+from stylegan2.training.config import Model, Settings
 from stylegan2.training.folder import last_stretch
+from stylegan2.training.presets import preset
+from stylegan2.training.start import SIZES, read_start, started_from
 
 
 @dataclass
@@ -56,6 +59,10 @@ class Train:
         tell = print if trainer.writes else lambda *_: None
         count = trainer.processes.count
         where = f"{trainer.device}" if count == 1 else f"{count} × {trainer.device.type}"
+        if not self.resume and (self.settings.data != "toyfaces" or self.settings.start):
+            tell(in_one_line(self.settings))
+        if trainer.discriminator_is_new:
+            tell(f"{self.settings.start} has no discriminator: a new one starts with random weights")
         tell(f"training on {self.settings.images} images from a set of {len(trainer.source)}, at "
              f"{self.settings.resolution}², on {where}, into {self.folder()}")
         if self.resume:
@@ -70,17 +77,56 @@ class Train:
                  f"--run {shlex.quote(str(self.folder()))}")
 
 
+def in_one_line(s: Settings) -> str:
+    """What the run computes with, in one line."""
+    augment = f"augmentation up to full in {s.augment_images} images" if s.augment else "no augmentation"
+    return (f"batch {s.batch_size}, rate {s.learning_rate:g}, γ {s.r1_gamma:.3g}, {augment}, average over "
+            f"{s.ema_half_life} images, {s.n_features} to {s.max_features} channels, {s.mapping_layers} mapping "
+            f"layers, {'with' if s.noise else 'without'} noise: the published recipe where no flag says otherwise")
+
+
+IN_ONE_RUN = ("growing", "grow_from", "grow_images", "augment", "start", "freeze_d")
+"""Settings that cannot change in the middle of a run."""
+
+
+@dataclass
+class Which:
+    """What the defaults of all other options follow from."""
+
+    model: Model | None = None
+    data: str = Settings.data
+    resolution: int | None = None
+    start: Annotated[str | None, flag(name="from")] = None
+    batch_size: int | None = None
+    images: int | None = None
+    run: Path | None = None
+    resume: bool = False
+
+
 def parse_train(arguments: Sequence[str], prog: str) -> Train:
-    """The command, in two goes: the model, or the run to resume, decides what the other settings start from.
+    """The command, in two goes: the model, the set and what is started from, or the run to resume, decide
+    what the other settings are where they are not given.
 
     Raises:
-        FileNotFoundError: there is no run to resume.
-        ValueError: a setting that shapes the networks is given, and is not the run's.
+        FileNotFoundError: there is no run to resume, or nothing to start from.
+        ValueError: a setting that shapes the networks is given, and is not that of the run or of what is
+            started from.
     """
-    command = tyro.cli(Train, args=arguments, prog=prog)
-    if command.resume:
-        return resumed(command.folder(), arguments, prog)
-    return tyro.cli(Train, args=arguments, default=Train(settings=PRESETS[command.settings.model]), prog=prog)
+    named = [word for word in arguments if word not in ("-h", "--help")]
+    which, _ = tyro.cli(Which, args=named, return_unknown_args=True, prog=prog)
+    source = None if which.start is None or which.resume else read_start(which.start).settings
+    like = source or Settings()
+    default = preset(which.model or like.model, which.data, which.resolution or like.resolution,
+                     int(os.environ.get("WORLD_SIZE", "1")), which.batch_size, which.images, which.start)
+    if source is not None:
+        default = started_from(source, default)
+    if which.resume:
+        return resumed(Train(default, which.run).folder(), arguments, prog)
+    command = tyro.cli(Train, args=arguments, default=Train(default), prog=prog)
+    if source is not None:
+        refuse_other(SIZES, source, command.settings, f"in {which.start}",
+                     "sizes are those of the network that is started from")
+    return command
 
 
 def resumed(folder: Path, arguments: Sequence[str], prog: str) -> Train:
@@ -95,10 +141,16 @@ def resumed(folder: Path, arguments: Sequence[str], prog: str) -> Train:
     settings = Settings.load(path)
     default = Train(settings=settings, **last_stretch(folder).get("options", {}))
     command = tyro.cli(Train, args=arguments, default=default, prog=prog)
-    for name in ("model", "resolution", "n_features", "max_features", "d_latent", "mapping_layers", "style",
-                 "generator", "discriminator", "labels", "growing", "grow_from", "grow_images", "augment"):
-        kept, given = getattr(settings, name), getattr(command.settings, name)
-        if kept != given:
-            raise ValueError(f"{name} is {kept} in the run in {folder}, not {given}: what shapes the networks cannot "
-                             "change when a run goes on")
+    refuse_other(SIZES + IN_ONE_RUN, settings, command.settings, f"in the run in {folder}",
+                 "what shapes the networks cannot change when a run goes on")
     return command
+
+
+def refuse_other(names: Sequence[str], kept: Settings, given: Settings, where: str, why: str) -> None:
+    """
+    Raises:
+        ValueError: one of the named settings is given otherwise than it is kept.
+    """
+    for name in names:
+        if (old := getattr(kept, name)) != (new := getattr(given, name)):
+            raise ValueError(f"{name} is {old} {where}, not {new}: {why}")

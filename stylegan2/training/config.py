@@ -2,13 +2,12 @@
 
 import dataclasses
 import json
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from stylegan2.data import check_resolution
-from stylegan2.fields import Colour, Count, Range, Seed, Share, check_fields
+from stylegan2.fields import Colour, Count, Range, Seed, Share, check_fields, flag
 from stylegan2.files import read_json, write_text
 from stylegan2.precision import Precision
 
@@ -46,6 +45,12 @@ class Settings:
     labels: bool = False
     """Train with the classes of the images (in a folder or zip, one sub-folder for each): the generator is told which
     to draw, the discriminator which it sees."""
+    start: Annotated[str | None, flag(name="from")] = None
+    """Start from a trained network instead of random weights: the folder of a run, a record or a converted network, or
+    a checkpoint of any format that `convert` reads; with #sha256=… behind it, only if that is what it holds. Sizes are
+    taken over; optimizers, the strength of the augmentation and the count of images start anew."""
+    freeze_d: Annotated[int, Range(0, 10)] = 0
+    """Keep so many of the highest resolutions of a trained discriminator as they are (arXiv 2002.10964)."""
     images: Count = 100_000
     """Train until the discriminator has seen this many real images."""
     batch_size: Annotated[int, Range(1, 65536)] = 32
@@ -121,6 +126,7 @@ class Settings:
         check_resolution(self.resolution)
         self.check_parts(1)
         self.check_networks()
+        self.check_start()
 
     def check_parts(self, processes: int) -> None:
         """
@@ -162,6 +168,22 @@ class Settings:
         if self.labels and self.style == "none":
             raise ValueError("labels need a mapping network that takes them: style adain or demodulation")
 
+    def check_start(self) -> None:
+        """
+        Raises:
+            ValueError: what is to stay frozen is not there, or was never trained.
+        """
+        if self.start == "":
+            raise ValueError("from is empty: name what to start from, or leave it out")
+        if self.freeze_d and self.start is None:
+            raise ValueError(f"freeze_d is {self.freeze_d}: without --from the discriminator has learned nothing that "
+                             "could be kept")
+        if self.freeze_d > self.log_resolution - 2:
+            raise ValueError(f"freeze_d is {self.freeze_d}: at {self.resolution}² a discriminator has "
+                             f"{self.log_resolution - 2} resolutions above its last, which always learns")
+        if self.freeze_d and self.discriminator == "plain":
+            raise ValueError("freeze_d needs a discriminator that is residual or skip")
+
     @property
     def has_plain_network(self) -> bool:
         """Whether one of the two is: its activations are not limited to what float16 can hold."""
@@ -177,22 +199,6 @@ class Settings:
         first, last = self.grow_from.bit_length() - 3, self.log_resolution - 2
         faded, position = divmod(max(0.0, images / self.grow_images - 1), 2)
         return min(first + faded + min(position, 1.0), float(last))
-
-    def command(self) -> str:
-        """The command line that trains with these settings: what differs from those of its
-        model is named."""
-        words = ["python -m stylegan2 train"]
-        if self.model != Settings.model:
-            words.append(f"--model {self.model}")
-        for name, value in dataclasses.asdict(self).items():
-            if value != getattr(PRESETS[self.model], name):
-                flag = name.replace("_", "-")
-                if isinstance(value, bool):
-                    words.append(f"--{flag}" if value else f"--no-{flag}")
-                else:
-                    values = value if isinstance(value, tuple) else (value,)
-                    words.append(f"--{flag} {shlex.join(map(str, values))}")
-        return " ".join(words)
 
     def save(self, path: Path) -> None:
         write_text(path, json.dumps(dataclasses.asdict(self), indent=2) + "\n")
@@ -222,16 +228,3 @@ class Settings:
             raise ValueError(f"there is no setting {strange}")
         read: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
         return Settings(**read)
-
-
-PRESETS: dict[str, Settings] = {
-    "stylegan2": Settings(),
-    "stylegan": Settings(
-        model="stylegan", style="adain", generator="plain", discriminator="plain", growing=True, noise=True,
-        r1_interval=1, path_length_weight=0.0),
-    "progan": Settings(
-        model="progan", style="none", generator="plain", discriminator="plain", growing=True, grow_from=4,
-        grow_images=8_000, mapping_layers=0, style_mixing=0.0, loss="wasserstein", learning_rate=0.003, r1_interval=1,
-        path_length_weight=0.0),
-}
-"""What each generation starts from: its paper's method, at the size and rate of a short run."""

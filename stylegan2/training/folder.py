@@ -19,6 +19,7 @@ from stylegan2.data.named import NAMED_SETS
 from stylegan2.files import read_json, write_text
 from stylegan2.training.checkpoint import checkpoints
 from stylegan2.training.config import Settings
+from stylegan2.training.presets import command
 
 log = logging.getLogger(__name__)
 Stretch = dict[str, Any]
@@ -103,8 +104,9 @@ def located(settings: Settings) -> Settings:
 
 
 def unlocated(settings: Settings) -> Settings:
-    """The same settings with the set's name in place of its path, for a record."""
-    return replace(settings, data=Path(settings.data).name)
+    """The same settings with names in place of paths, of the set and of what was started from, for a record."""
+    start = None if settings.start is None else Path(settings.start).name  # with its checksum
+    return replace(settings, data=Path(settings.data).name, start=start)
 
 
 NAMES = frozenset(("toyfaces", *NAMED_SETS))
@@ -193,7 +195,7 @@ def told(run: Path) -> dict[str, Any]:
         stretch.pop("options", None)
         stretch.get("set", {}).pop("path", None)
         if not alike:
-            stretch["command"] = each.command()
+            stretch["command"] = command(each)
     first, *later = found
     first.pop("images")
-    return {**({"command": last.command()} if alike else {}), **first, **({"resumed": later} if later else {})}
+    return {**({"command": command(last)} if alike else {}), **first, **({"resumed": later} if later else {})}

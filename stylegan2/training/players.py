@@ -94,6 +94,8 @@ class Players(nn.Module):
         self.discriminator = make_discriminator(settings, n_classes)
         self.augment = AdaptiveAugment(settings.augment_target, settings.augment_images) if settings.augment else None
         self.path_length = PathLengthPenalty()
+        if settings.freeze_d:
+            highest(self.discriminator, settings.freeze_d).requires_grad_(False)
 
     @property
     def mapping(self) -> MappingNetwork:
@@ -180,3 +182,9 @@ def make_discriminator(s: Settings, n_classes: int = 0) -> DiscriminatorBase:
         "residual": Discriminator, "skip": SkipDiscriminator, "plain": GrowingDiscriminator}
     return kinds[s.discriminator](*sizes, n_classes=n_classes)
 
+
+def highest(discriminator: Discriminator | SkipDiscriminator, count: int) -> nn.ModuleList:
+    """The layers of so many resolutions of a discriminator, from the highest on."""
+    sees = discriminator.from_rgb
+    first = sees[:count] if isinstance(discriminator, SkipDiscriminator) else [sees]
+    return nn.ModuleList([*first, *discriminator.blocks[:count]])

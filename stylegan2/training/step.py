@@ -103,7 +103,10 @@ class Step:
             p.augment.signs.mul_(self.processes.count)
             self.phases.measured["augment.r"] = p.augment.adjust()
             self.phases.measured["augment.p"] = p.augment.p.clone()
-        update_average(p.average, p.trained, decay_of(s.batch_size, step * s.batch_size, s.ema_half_life))
+        # a trained network is no first attempt that the average should soon forget
+        ramp_up = None if s.start else 0.05
+        update_average(p.average, p.trained,
+                       decay_of(s.batch_size, step * s.batch_size, s.ema_half_life, ramp_up))
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ import dataclasses
 import math
 import os
 from collections.abc import Generator, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -32,6 +33,7 @@ from stylegan2.training.meters import Means, StopSignal
 from stylegan2.training.players import Players, sample
 from stylegan2.training.processes import join_processes
 from stylegan2.training.provenance import provenance
+from stylegan2.training.start import read_start, take_over
 from stylegan2.training.state import restore, state_tensors
 from stylegan2.training.step import Step
 
@@ -63,6 +65,9 @@ class Trainer:
                  checkpoint_every: int = 10_000, sample_every: int = 10_000, log_every: int = 1_000,
                  workers: int | None = None):
         run = Path(run)
+        start = read_start(settings.start) if settings.start and not resume else None
+        if start is not None:
+            settings = replace(settings, start=start.name)
         self.run, self.settings, self.resume = run, (settings := located(settings)), resume
         self.intervals = {"log": log_every, "sample": sample_every, "checkpoint": checkpoint_every}
         for name, images in self.intervals.items():
@@ -86,10 +91,12 @@ class Trainer:
         class_weights = frequencies(self.source, self.chosen, settings) if settings.labels else None
         n_classes = 0 if class_weights is None else len(class_weights)
         refuse_too_large(settings, n_classes, self.device)
+        torch.manual_seed(settings.seed)  # the same weights in all processes
+        self.players = Players(settings, n_classes)
+        self.discriminator_is_new = start is not None and not take_over(self.players, start)
         if self.writes:
             claim_folder(run)  # last, so that a mistake in the settings leaves no folder behind
-        torch.manual_seed(settings.seed)  # the same weights in all processes
-        self.players = Players(settings, n_classes).to(self.device)
+        self.players.to(self.device)
         torch.manual_seed(settings.seed + self.processes.rank)
         self.step = Step(self.players, self.processes, class_weights)
         self.steps_done, self.seconds, self.processor_seconds, self.whole = 0, 0.0, 0.0, True

@@ -20,7 +20,7 @@ class Update:
     where it would count k; StyleGAN2 (arXiv 1912.04958), appendix B, corrects for it: rate·c and β^c, c = k/(k + 1).
 
     Args:
-        module: the player.
+        module: the player; of its parameters those that require a gradient are trained.
         learning_rate: before the correction.
         interval: k; 1 adds the penalty to the loss, None leaves it out.
         parts: in which each batch comes.
@@ -31,7 +31,7 @@ class Update:
                  processes: Processes | None = None):
         self.module, self.interval, self.parts, self.processes = module, interval, parts, processes or Processes()
         c = interval / (interval + 1) if interval and interval > 1 else 1.0
-        self.parameters = list(module.parameters())
+        self.parameters = [p for p in module.parameters() if p.requires_grad]
         self.adam = torch.optim.Adam(self.parameters, lr=learning_rate * c, betas=(0.0, 0.99**c), eps=1e-8, fused=True)
 
     def __call__(self, step: int, loss: Losses, penalty: Losses) -> None:

@@ -15,7 +15,7 @@ from book import experiments, records
 from book.experiments import MEASURED_AT, SERIES
 from stylegan2.cli import parse
 from stylegan2.images import tile
-from stylegan2.training import Settings
+from stylegan2.training import Settings, presets
 from stylegan2.training.players import Players
 from stylegan2.training.trainer import Trainer
 from stylegan2.weights import load_generator, sample
@@ -89,7 +89,7 @@ def test_a_run_of_a_series_holds_together(name, run):
     made = records.series(name)[run]
     settings = SERIES[name][run]
     assert Settings.from_dict(made["settings"]) == settings
-    assert made["command"] == settings.command()
+    assert made["command"] == presets.command(settings)
     assert made["seed"] == settings.seed
     assert re.fullmatch("[0-9a-f]{12}", made["commit"])
     images = [row["images"] for row in made["measures"]]

@@ -11,7 +11,7 @@ from book.records import record
 from stylegan2.discriminator import MiniBatchStdDev
 from stylegan2.equalized import EqualizedWeight
 from stylegan2.progressive import images_at_stage
-from stylegan2.training.config import PRESETS
+from stylegan2.training.presets import PRESETS
 
 
 def test_gradient_descent_moves_the_used_weight_by_the_square_of_the_constant():

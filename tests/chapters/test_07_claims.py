@@ -8,8 +8,8 @@ from torch import nn
 
 from book.records import series
 from stylegan2.penalties import squared_gradient_norms
-from stylegan2.training.config import PRESETS
 from stylegan2.training.players import Players
+from stylegan2.training.presets import PRESETS
 from stylegan2.training.step import Step
 
 

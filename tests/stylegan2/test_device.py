@@ -24,8 +24,8 @@ from stylegan2.metrics import learning
 from stylegan2.penalties import interpolates
 from stylegan2.progressive import images_at_stage
 from stylegan2.stylegan1 import AdaINBlock
-from stylegan2.training.config import PRESETS
 from stylegan2.training.players import Players, make_generator, make_mapping, sample
+from stylegan2.training.presets import PRESETS
 from stylegan2.training.processes import Processes
 from stylegan2.training.step import Step
 from stylegan2.weights import TrainedGenerator

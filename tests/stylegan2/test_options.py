@@ -120,7 +120,7 @@ def test_the_ends_of_a_range_are_in_it(words, name, hint):
         try:
             parse([*words, *needed, f"--{name.replace('_', '-')}", str(kind(end))])
         except (SystemExit, ValueError):
-            with pytest.raises(ValueError, match=r"power of two|multiple of 4|no paths in w|grow_from"):
+            with pytest.raises(ValueError, match=r"power of two|multiple of 4|no paths in w|grow_from|without --from"):
                 Settings(**{name: kind(end)})
 
 

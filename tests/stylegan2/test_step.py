@@ -7,9 +7,9 @@ import torch
 
 from stylegan2 import losses as published
 from stylegan2.training import Settings
-from stylegan2.training.config import PRESETS
 from stylegan2.training.phases import GAMES
 from stylegan2.training.players import Latents, Players
+from stylegan2.training.presets import PRESETS
 from stylegan2.training.processes import Processes
 from stylegan2.training.step import Step
 from stylegan2.training.update import Update

@@ -19,11 +19,11 @@ from safetensors import safe_open
 from stylegan2.cli import main, parse
 from stylegan2.files import CheckpointError, load_tensors, save_tensors
 from stylegan2.images import to_uint8
-from stylegan2.training import Settings
+from stylegan2.training import Settings, presets
 from stylegan2.training.checkpoint import checkpoints
-from stylegan2.training.config import PRESETS
 from stylegan2.training.log import keep_until
 from stylegan2.training.players import Players
+from stylegan2.training.presets import PRESETS
 from stylegan2.training.trainer import Trainer
 from stylegan2.weights import load_generator, sample
 
@@ -254,13 +254,13 @@ def flags_in_order():
 
 def test_the_command_of_settings_gives_the_settings():
     settings = Settings(x_flip=True, noise=True, background=(1, 2, 3), data="a.zip", learning_rate=0.001, seed=3)
-    arguments = settings.command().split()[3:]
+    arguments = presets.command(settings).split()[3:]
     assert parse(arguments).settings == settings
-    assert Settings().command() == "python -m stylegan2 train"
+    assert presets.command(Settings()) == "python -m stylegan2 train"
     for model, preset in PRESETS.items():
         changed = replace(preset, r1_gamma=0.7)
-        assert parse(changed.command().split()[3:]).settings == changed
-        assert ("--model" in preset.command()) == (model != "stylegan2")
+        assert parse(presets.command(changed).split()[3:]).settings == changed
+        assert ("--model" in presets.command(preset)) == (model != "stylegan2")
 
 
 def test_a_pipe_gets_plain_lines(tmp_path):
