@@ -25,7 +25,7 @@ from stylegan2.training.config import Settings
 from stylegan2.training.folder import located, told
 from stylegan2.training.presets import PRESETS, command
 from stylegan2.training.trainer import Trainer
-from stylegan2.weights import TrainedGenerator, load_generator, sample
+from stylegan2.weights import TrainedGenerator, load, sample
 
 MEASURED_AT = (2_000, 5_000, 10_000, 20_000, 30_000, 40_000, 70_000, 100_000)  # images seen, as far as a run goes
 IMAGES, PAIRS = 5_000, 500  # on each side of a distance, and for a path length, at the end; a fifth of them before
@@ -103,7 +103,7 @@ def record_run(settings: Settings, run: Path, path: Path) -> None:
             break
         if not finished:
             sys.exit(130)
-        trained = load_generator(run)
+        trained = load(run)
         share = 1 if images == settings.images else 5
         measures.append({"images": images,
                          **measured(trained, trainer.source, classifier, IMAGES // share, PAIRS // share),

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from stylegan2.explore import draw_z, mix, move, per_layer, synthesize
 from stylegan2.images import tile
-from stylegan2.weights import TrainedGenerator, load_generator
+from stylegan2.weights import TrainedGenerator, load
 
 REACH = 2.0  # of a direction's slider, in standard deviations of w along it
 SCALE = 4  # screen pixels for a pixel, in a notebook
@@ -53,7 +53,7 @@ def playground(record: Path, directions: Mapping[str, Float[Tensor, "d_latent"]]
     Raises:
         ValueError: the generator needs noise, or is no skip generator.
     """
-    trained = load_generator(record)
+    trained = load(record)
     if trained.settings.noise or trained.settings.generator != "skip" or trained.settings.style != "demodulation":
         raise ValueError(f"{record.name} has noise {trained.settings.noise}, generator {trained.settings.generator}, "
                          f"style {trained.settings.style}: the browser knows skip generators without noise only")

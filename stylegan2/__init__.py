@@ -3,9 +3,9 @@ looking at what was trained, measuring it.
 
     python -m stylegan2 --help
 
-The parameterisation is that of the published networks; each module names its source. Here are the networks and the
-penalties; `stylegan2.training`, `stylegan2.weights`, `stylegan2.explore`, `stylegan2.metrics`, `stylegan2.convert`,
-`stylegan2.augment` and `stylegan2.data` hold the rest.
+The parameterisation is that of the published networks; each module names its source. Here are the networks, the
+penalties, and `load`, which reads a trained network in any public format; `stylegan2.training`, `stylegan2.weights`,
+`stylegan2.explore`, `stylegan2.metrics`, `stylegan2.convert`, `stylegan2.augment` and `stylegan2.data` hold the rest.
 """
 
 from stylegan2.discriminator import Discriminator, DiscriminatorBlock, MiniBatchStdDev, SkipDiscriminator
@@ -17,11 +17,12 @@ from stylegan2.penalties import GradientPenalty, PathLengthPenalty, WassersteinG
 from stylegan2.progressive import GrowingDiscriminator, PixelNorm, ProgressiveDiscriminator, ProgressiveGenerator
 from stylegan2.resample import DownSample, Smooth, UpSample
 from stylegan2.stylegan1 import AdaINBlock, GrowingGenerator
+from stylegan2.weights import load
 
 __all__ = [
     "AdaIN", "AdaINBlock", "Conv2dWeightModulate", "Discriminator", "DiscriminatorBlock", "DownSample",
     "EqualizedConv2d", "EqualizedLinear", "EqualizedWeight", "Generator", "GeneratorBlock", "GradientPenalty",
     "GrowingDiscriminator", "GrowingGenerator", "MappingNetwork", "MiniBatchStdDev", "PathLengthPenalty", "PixelNorm",
     "ProgressiveDiscriminator", "ProgressiveGenerator", "ResidualGenerator", "SkipDiscriminator", "Smooth",
-    "StyleBlock", "ToRGB", "UpSample", "WassersteinGradientPenalty", "path_lengths",
+    "StyleBlock", "ToRGB", "UpSample", "WassersteinGradientPenalty", "load", "path_lengths",
 ]

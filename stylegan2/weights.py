@@ -1,41 +1,116 @@
-"""A trained generator on disk: generator.safetensors and the settings.json beside it."""
+"""Trained networks from disk: a run, a record, a converted folder, or somebody else's checkpoint."""
 
+import hashlib
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
+from stylegan2.convert.ours import as_ours
+from stylegan2.convert.reading import read_checkpoint
 from stylegan2.files import check_fit, load_module, load_tensors, with_prefix
 from stylegan2.training.checkpoint import checkpoints
 from stylegan2.training.config import Settings
 from stylegan2.training.players import Growing, TrainedGenerator, make_generator, make_mapping, sample
 
-__all__ = ["TrainedGenerator", "load_generator", "sample"]
+__all__ = ["Networks", "TrainedGenerator", "load", "read_networks", "sample"]
 
 
-def load_generator(folder: str | Path) -> TrainedGenerator:
-    """The averaged generator of a run's folder (its newest checkpoint), or of a record's (generator.safetensors).
+class Networks(NamedTuple):
+    """Everything that a folder or a file has of a trained network."""
+
+    settings: Settings
+    """Of their sizes; of a run and of a record also all else."""
+    tensors: dict[str, Tensor]
+    """Named as in a checkpoint of a run: `average.…`, and where there are such `trained.…`,
+    `discriminator.…`, `path_length.…`."""
+    path: Path
+    sha256: str
+    """Of the file with the generator."""
+    images: int
+    """That a run has seen; 0 where that is not known."""
+    notes: tuple[str, ...] = ()
+    """What was left out, or made up, in a sentence each."""
+
+    @property
+    def name(self) -> str:
+        """Path and checksum, as `read_networks` takes them."""
+        return f"{self.path.absolute()}#sha256={self.sha256}"
+
+    @property
+    def n_classes(self) -> int:
+        """Classes that the mapping network knows, 0 for none."""
+        embedding = self.tensors.get("average.mapping.embedding.linear.weight.weight")
+        return 0 if embedding is None else embedding.shape[1]  # [features, classes]
+
+
+def read_networks(source: str | Path) -> Networks:
+    """The networks of a run (its newest checkpoint), of a record or of a converted folder; or of a file
+    in one of the formats of `stylegan2.convert`.
+
+    Args:
+        source: the folder or file; with `#sha256=…` behind it, what the file must be.
 
     Raises:
-        FileNotFoundError: the folder holds neither.
-        CheckpointError: a file is cut short or does not fit its settings.
+        FileNotFoundError: there is nothing.
+        CheckpointError: a file of ours is cut short.
+        ValueError: the checksum is another; settings.json is damaged; or as `read_checkpoint` says.
     """
-    folder = Path(folder)
-    path = folder / "generator.safetensors"
+    name, _, wanted = str(source).partition("#sha256=")
+    path = Path(name)
+    files = files_of(path) if path.is_dir() else [path]
     if not path.exists():
-        if not checkpoints(folder):
-            raise FileNotFoundError(f"{folder} holds no generator.safetensors and no checkpoint of a run: name the "
-                                    "folder of a run with --run, or of a record, such as results/toyfaces-32")
-        path = checkpoints(folder)[-1]
-    tensors, state = load_tensors(path)
-    settings = Settings.load(folder / "settings.json")
-    classes = tensors.get("average.mapping.embedding.linear.weight.weight")  # [features, classes]
-    n_classes = 0 if classes is None else classes.shape[-1]
+        raise FileNotFoundError(f"there is no {path}: name the folder of a run, of a record or of a "
+                                "converted network, or a checkpoint file")
+    with open(files[0], "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if wanted not in ("", digest):
+        raise ValueError(f"{files[0]} has the checksum {digest}, not {wanted}: it is another network than "
+                         "the one that was meant")
+    if path.is_dir():
+        settings, state, tensors = Settings.load(path / "settings.json"), {}, {}
+        for file in files[::-1]:
+            found, state = load_tensors(file)
+            tensors |= found
+        return Networks(settings, tensors, path, digest, state.get("steps", 0) * state.get("batch_size", 0))
+    checkpoint = read_checkpoint(path)
+    try:
+        settings, tensors, notes = as_ours(checkpoint, path)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return Networks(settings, tensors, path, digest, 0, notes)
+
+
+def files_of(folder: Path) -> list[Path]:
+    """
+    Raises:
+        FileNotFoundError: the folder holds no networks.
+    """
+    files = [folder / f"{name}.safetensors" for name in ("generator", "discriminator")]
+    files = [path for path in files if path.exists()]
+    if not files and not (files := checkpoints(folder)[-1:]):
+        raise FileNotFoundError(f"{folder} holds no generator.safetensors and no checkpoint of a run: name the "
+                                "folder of a run with --run, or of a record, such as results/toyfaces-32")
+    return files
+
+
+def load(source: str | Path) -> TrainedGenerator:
+    """The averaged generator of whatever `read_networks` reads, in evaluation mode, on the CPU.
+
+    Raises:
+        FileNotFoundError, CheckpointError, ValueError: as `read_networks` says; or a tensor does not fit the
+            settings beside it.
+    """
+    networks = read_networks(source)
+    settings, path = networks.settings, networks.path
+    tensors = with_prefix("average", networks.tensors)
     with torch.device("meta"):  # settings that ask for more than the file has are refused before it is allocated
-        check_fit(with_prefix("average", tensors), make_trained(settings, n_classes), path)
-    trained = make_trained(settings, n_classes)
-    load_module("average", trained, tensors, path)
-    if settings.growing and isinstance(trained.generator, Growing) and "steps" in state:
-        trained.generator.stage = settings.stage(state["steps"] * state["batch_size"])
+        check_fit(tensors, make_trained(settings, networks.n_classes), path)
+    trained = make_trained(settings, networks.n_classes)
+    load_module("", trained, tensors, path)
+    if settings.growing and isinstance(trained.generator, Growing) and networks.images:
+        trained.generator.stage = settings.stage(networks.images)
     return trained.eval()
 
 

@@ -1,116 +1,148 @@
 """python -m stylegan2 convert"""
 
-import hashlib
+import copy
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import torch
 import tyro
+from safetensors.torch import save_file
 
-from stylegan2.convert import export_onnx, from_published, read_tensors, to_published
+from stylegan2.convert import export_onnx, to_port, to_published
 from stylegan2.discriminator import Discriminator
-from stylegan2.files import new_folder, save_tensors, whole, write_text
+from stylegan2.files import load_module, new_folder, save_tensors, whole, with_prefix, write_text
 from stylegan2.generator import Generator
-from stylegan2.mapping import MappingNetwork
-from stylegan2.training.config import Settings
-from stylegan2.weights import load_generator
+from stylegan2.training.players import make_discriminator
+from stylegan2.weights import Networks, load, read_networks
+
+Tensors = dict[str, torch.Tensor]
 
 
 @dataclass
 class Convert:
-    """Read a published StyleGAN2(-ADA) checkpoint: convert network.pkl --to FOLDER. Or write the generator of a run as
-    ONNX: convert --run FOLDER --onnx generator.onnx.
+    """Read a trained network and write it in another form: convert network.pkl --to FOLDER.
 
-    The checkpoint is read without executing anything in it. Its folder is then as good as that of a run:
-    python -m stylegan2 sample --run FOLDER.
+    Read are the .pkl of StyleGAN2-ADA and of the StyleGAN3 repository's StyleGAN2, the .pkl of StyleGAN2 and
+    StyleGAN2-ADA in TensorFlow, the .pt of rosinality's port, .safetensors and .npz under published names, and the
+    folder of a run, of a record or of a converted network. Nothing in a file is executed.
     """
 
-    file: tyro.conf.Positional[Path | None] = None
-    """A .pkl with G_ema (or G) and perhaps D, or an .npz of tensors under their published names, prefixed G. and D."""
-    to: Path | None = None
-    """New folder for the networks: generator.safetensors, discriminator.safetensors, settings.json."""
-    run: Path | None = None
-    """Folder of a run, of a record, or of a converted checkpoint."""
-    onnx: Path | None = None
-    """New file for the generator of --run, with inputs z and psi, and labels where it was trained with classes."""
+    source: tyro.conf.Positional[Path]
+    """A checkpoint file or a folder."""
+    to: Path
+    """What to write, which must not be there: a folder, which is then as good as that of a run (python -m stylegan2
+    sample --run FOLDER); or a file, whose ending says what: .safetensors or .npz under published names, .pt for
+    rosinality's port, .onnx for the generator with inputs z and psi, and labels where there are classes."""
 
     def execute(self) -> None:
-        if self.file and self.to and not (self.run or self.onnx):
-            read_published(self.file, self.to)
-        elif self.run and self.onnx and not (self.file or self.to):
-            write_onnx(self.run, self.onnx)
+        if self.to.suffix in WRITERS and not self.to.is_dir():
+            said = write_file(self.source, self.to)
+        elif self.to.suffix in ("", *FOLDER_LIKE) or self.to.is_dir():
+            said = write_folder(self.source, self.to)
         else:
-            raise ValueError("give a checkpoint and a folder (convert network.pkl --to FOLDER), or a run and an ONNX "
-                             "file (convert --run FOLDER --onnx generator.onnx)")
+            raise ValueError(f"{self.to} ends in {self.to.suffix}: a file ends in {', '.join(WRITERS)}; a folder's "
+                             "name has no ending")
+        print(f"wrote {self.to}: {said}")
 
 
-def write_onnx(run: Path, path: Path) -> None:
+FOLDER_LIKE = tuple(f".{digit}" for digit in range(10))  # "network-1.5" is a folder's name
+
+
+def write_folder(source: Path, folder: Path) -> str:
+    """In the form of a record, whose tensors are named as in a checkpoint; the settings come last, since a folder
+    without them is no run.
+
+    Raises:
+        FileExistsError: the folder holds something.
+    """
+    networks = read_networks(source)
+    with new_folder(folder) as part:
+        for name, prefix in (("generator", "average."), ("discriminator", "discriminator.")):
+            tensors = {key: tensor for key, tensor in networks.tensors.items() if key.startswith(prefix)}
+            if tensors:
+                save_tensors(part / f"{name}.safetensors", tensors, state={})
+        made = {"converted_from": networks.path.name, "sha256": networks.sha256}
+        write_text(part / "run.json", json.dumps(made, indent=2) + "\n")
+        networks.settings.save(part / "settings.json")
+    return told(networks)
+
+
+def told(networks: Networks) -> str:
+    """What there is, and what is to be known of it."""
+    has_d = any(name.startswith("discriminator.") for name in networks.tensors)
+    notes = [*(["its discriminator"] if has_d else []), *networks.notes]
+    return f"a generator of {networks.settings.resolution}² images" + "".join(f"; {note}" for note in notes)
+
+
+def write_file(source: Path, path: Path) -> str:
     """
     Raises:
         FileExistsError: the file is there.
+        ValueError: the networks have no place in that form.
     """
     if path.exists():
         raise FileExistsError(f"{path} exists: move it away, or give another name")
-    trained = load_generator(run)
+    networks = read_networks(source)
     with whole(path) as part:
-        export_onnx(trained, part)
-    labels = " and labels [batch]" if trained.mapping.n_classes else ""
-    print(f"wrote {path}: inputs z [batch, {trained.settings.d_latent}], psi{labels}; output images in about [-1, 1]")
+        WRITERS[path.suffix](networks, part)
+    return told(networks)
 
 
-def read_published(file: Path, folder: Path) -> None:
+def published(networks: Networks) -> tuple[Tensors, Tensors, Tensors]:
+    """Of the averaged generator, of the other, and of the discriminator, under published names.
+
+    Raises:
+        ValueError: they are not the skip generator and the residual discriminator of StyleGAN2.
+    """
+    s = networks.settings
+    if (s.style, s.generator) != ("demodulation", "skip"):
+        raise ValueError(f"{networks.path} has a {s.generator} generator with style {s.style}: the published formats "
+                         "are for skip and demodulation. A folder and .onnx hold it")
+    average = load(networks.name)
+    assert isinstance(average.generator, Generator)
+    of_average, of_trained, of_d = to_published(average.mapping, average.generator), {}, {}
+    if with_prefix("trained", networks.tensors):
+        trained = copy.deepcopy(average)
+        load_module("trained", trained, networks.tensors, networks.path)
+        of_trained = to_published(trained.mapping, trained.generator)
+    tensors = with_prefix("discriminator", networks.tensors)
+    if tensors and s.discriminator == "residual":
+        discriminator = make_discriminator(s, networks.n_classes)
+        assert isinstance(discriminator, Discriminator)
+        load_module("", discriminator, tensors, networks.path)
+        of_d = to_published(discriminator=discriminator)
+    return of_average, of_trained, of_d
+
+
+def write_published(networks: Networks, path: Path) -> None:
+    average, _, discriminator = published(networks)
+    save_file({name: tensor.contiguous() for name, tensor in {**average, **discriminator}.items()}, path)
+
+
+def write_npz(networks: Networks, path: Path) -> None:
+    average, _, discriminator = published(networks)
+    with open(path, "wb") as file:
+        np.savez(file, **{name: tensor.numpy() for name, tensor in {**average, **discriminator}.items()})
+
+
+def write_port(networks: Networks, path: Path) -> None:
     """
     Raises:
-        FileExistsError: the folder holds something.
-        ValueError: the file has no generator, or one that ours cannot be (see `from_published`).
+        ValueError: the networks have classes, which the port does not know.
     """
-    with new_folder(folder) as part:
-        kept = convert_into(file, part)
-    print(f"wrote {folder}: {kept}")
+    if networks.n_classes:
+        raise ValueError(f"{networks.path} has {networks.n_classes} classes, which rosinality's port does not know")
+    average, trained, discriminator = published(networks)
+    content: dict[str, object] = {"latent_avg": average["G.mapping.w_avg"]}
+    content |= {key: to_port(part) for key, part in (
+        ("g_ema", average), ("g", trained), ("d", discriminator)) if part}
+    torch.save(content, path)
 
 
-def convert_into(file: Path, folder: Path) -> str:
-    """Convert; says what."""
-    tensors = read_tensors(file)
-    of_d = {name: tensor for name, tensor in tensors.items() if name.startswith("D.")}
-    others = {name: tensors[name] for name in tensors.keys() - of_d.keys()}
-    mapping, generator, _ = from_published(others) if others else (None, None, None)
-    if mapping is None or generator is None:
-        raise ValueError(f"{file} has no generator")
-    discriminator, why = None, "the file has none"
-    if of_d:
-        try:
-            _, _, discriminator = from_published(of_d)
-        except ValueError as error:  # some published discriminators have another architecture than their generator
-            why = str(error)
-    settings = settings_of(file, mapping, generator)
-    save(folder, settings, mapping, generator, discriminator)
-    source = {"converted_from": file.name, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
-    write_text(folder / "run.json", json.dumps(source, indent=2) + "\n")
-    return (f"a generator of {settings.resolution}² images; "
-            f"{'and its discriminator' if discriminator else f'no discriminator ({why})'}")
+def write_onnx(networks: Networks, path: Path) -> None:
+    export_onnx(load(networks.name), path)
 
 
-def settings_of(file: Path, mapping: MappingNetwork, generator: Generator) -> Settings:
-    """The sizes of the networks. What else the settings hold keeps its default: the training was not ours."""
-    resolution = 2 << generator.n_blocks
-    n_features = len(to_published(generator=generator)[f"G.synthesis.b{resolution}.conv1.bias"])
-    return Settings(
-        data=file.name, labels=mapping.n_classes > 0, resolution=resolution, n_features=n_features,
-        max_features=generator.initial_constant.shape[1], d_latent=generator.d_latent,
-        mapping_layers=len(mapping.layers), noise=True)
-
-
-def save(folder: Path, settings: Settings, mapping: MappingNetwork, generator: Generator,
-         discriminator: Discriminator | None) -> None:
-    """In the form of a record, whose tensors are named as in a checkpoint; the settings come last, since a folder
-    without them is no run.
-    """
-    networks = {"average.mapping": mapping, "average.generator": generator, "discriminator": discriminator}
-    tensors = {f"{name}.{key}": tensor for name, network in networks.items() if network is not None
-               for key, tensor in network.state_dict().items()}
-    for name, prefix in (("generator", "average."), ("discriminator", "discriminator.")):
-        part = {key: tensor for key, tensor in tensors.items() if key.startswith(prefix)}
-        if part:
-            save_tensors(folder / f"{name}.safetensors", part, state={})
-    settings.save(folder / "settings.json")
+WRITERS = {".safetensors": write_published, ".npz": write_npz, ".pt": write_port, ".onnx": write_onnx}

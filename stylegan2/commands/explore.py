@@ -10,7 +10,7 @@ import tyro
 from PIL import Image
 
 from stylegan2 import explore
-from stylegan2.commands.loading import load, need_label
+from stylegan2.commands.loading import load_here, need_label
 from stylegan2.data.decode import prepare
 from stylegan2.data.rows import image_files
 from stylegan2.fields import Few, Psi, Range, Seed, check_fields
@@ -43,7 +43,7 @@ class Exploration:
         check_picture(self.out)
 
     def execute(self) -> None:
-        trained = load(self.run)
+        trained = load_here(self.run)
         need_label(trained, self.run, self.label)
         with output(self.out, "picture") as part:
             self.write(trained, part)

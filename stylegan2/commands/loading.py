@@ -5,16 +5,16 @@ from pathlib import Path
 import torch
 
 from stylegan2.training.folder import last_stretch
-from stylegan2.weights import TrainedGenerator, load_generator
+from stylegan2.weights import TrainedGenerator, load
 
 
-def load(run: Path) -> TrainedGenerator:
+def load_here(run: Path) -> TrainedGenerator:
     """The generator of a run or a record, on a GPU where there is one.
 
     Raises:
-        FileNotFoundError, CheckpointError: as `load_generator` says.
+        FileNotFoundError, CheckpointError: as `load` says.
     """
-    return load_generator(run).to("cuda" if torch.cuda.is_available() else "cpu")
+    return load(run).to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def check_label(trained: TrainedGenerator, run: Path, label: int | None) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from stylegan2.commands.loading import load
+from stylegan2.commands.loading import load_here
 from stylegan2.data import open_source
 from stylegan2.fields import Count, Psi, Range, Seed, check_fields
 from stylegan2.files import mark, output, write_text
@@ -51,7 +51,7 @@ class Measure:
 
     def measure(self) -> tuple[dict[str, Any], str]:
         """The numbers with how they were made, for a file and in words."""
-        trained = load(self.run)
+        trained = load_here(self.run)
         s, device = trained.settings, trained.mapping.mean_w.device
         source = open_source(self.data or s.data, s.resolution, s.background, white=s.white)
         if not self.data:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import torch
 
-from stylegan2.commands.loading import check_label, load
+from stylegan2.commands.loading import check_label, load_here
 from stylegan2.explore import image_side
 from stylegan2.fields import Few, Psi, Range, Seed, check_fields
 from stylegan2.files import load_tensors, new_folder, output, save_tensors, write_text
@@ -16,7 +16,7 @@ from stylegan2.images import check_grid, check_picture, save_grid, save_picture,
 from stylegan2.training.checkpoint import checkpoints
 from stylegan2.training.config import Settings
 from stylegan2.training.folder import told, unlocated
-from stylegan2.weights import load_generator, sample
+from stylegan2.weights import load, sample
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Sample:
         check_picture(self.out)
 
     def execute(self) -> None:
-        trained, count = load(self.run), self.rows * self.columns
+        trained, count = load_here(self.run), self.rows * self.columns
         check_label(trained, self.run, self.label)
         check_grid(self.rows, self.columns, image_side(trained))
         with output(self.out, "picture") as part:
@@ -66,7 +66,7 @@ class Record:
         if not newest:
             raise FileNotFoundError(f"there is no checkpoint in {self.run}")
         tensors, state = load_tensors(newest[-1])
-        trained, settings = load_generator(self.run), unlocated(Settings.load(self.run / "settings.json"))
+        trained, settings = load(self.run), unlocated(Settings.load(self.run / "settings.json"))
         made = {**told(self.run), "seed": settings.seed, "images": state["steps"] * state["batch_size"],
                 "minutes": round(state["seconds"] / 60, 2),
                 "processor_minutes": round(state.get("processor_seconds", 0.0) / 60, 2)}

@@ -14,7 +14,8 @@ from stylegan2.training.checkpoint import checkpoints
 from stylegan2.training.config import Model, Settings
 from stylegan2.training.folder import last_stretch
 from stylegan2.training.presets import preset
-from stylegan2.training.start import SIZES, read_start, started_from
+from stylegan2.training.start import SIZES, started_from
+from stylegan2.weights import read_networks
 
 
 @dataclass
@@ -114,7 +115,7 @@ def parse_train(arguments: Sequence[str], prog: str) -> Train:
     """
     named = [word for word in arguments if word not in ("-h", "--help")]
     which, _ = tyro.cli(Which, args=named, return_unknown_args=True, prog=prog)
-    source = None if which.start is None or which.resume else read_start(which.start).settings
+    source = None if which.start is None or which.resume else read_networks(which.start).settings
     like = source or Settings()
     default = preset(which.model or like.model, which.data, which.resolution or like.resolution,
                      int(os.environ.get("WORLD_SIZE", "1")), which.batch_size, which.images, which.start)

@@ -1,4 +1,4 @@
-"""What a published checkpoint is made of, and the tensors in it.
+"""What a published PyTorch checkpoint is made of, and the tensors in it.
 
 The `.pkl` of StyleGAN2-ADA and its successors is a dict with the networks G, D and G_ema. A network is stored as the
 source code of its class together with a module's attributes; only the attributes are looked at. Its tensors are stored
@@ -8,12 +8,9 @@ pickles and the numbers.
 
 import io
 import math
-import mmap
 import re
-import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,47 +24,6 @@ STORAGES = {f"torch.{name}Storage": dtype for name, dtype in (
     ("Long", torch.int64), ("Int", torch.int32), ("Short", torch.int16), ("Char", torch.int8), ("Byte", torch.uint8),
     ("Bool", torch.bool))}
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-
-
-def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a published checkpoint under their published names, those of the generator prefixed `G.`, those of
-    the discriminator `D.`. Nothing in the file is executed.
-
-    Args:
-        path: a `.pkl` with G_ema (or else G) and perhaps D; or an `.npz` of arrays whose names have the prefixes.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        PickleError: (a ValueError) it is cut short, not of this kind, or asks for something that no checkpoint needs.
-    """
-    path = Path(path)
-    with open(path, "rb") as file:
-        if zipfile.is_zipfile(file):
-            return read_npz(file, path)
-        try:
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:  # a claimed size cannot exceed it
-                networks = Machine(mapped, BUILDERS, VALUES).run()
-        except ValueError as error:  # mmap of an empty file is one too
-            raise PickleError(f"{path}: {error}") from error
-    if not (isinstance(networks, dict) and networks.keys() & {"G_ema", "G", "D"}):
-        raise PickleError(f"{path} holds no G_ema, G or D: it is not a published StyleGAN2(-ADA) checkpoint")
-    generator = networks.get("G_ema", networks.get("G"))
-    return {prefix + name: tensor for prefix, network in (("G.", generator), ("D.", networks.get("D")))
-            if network is not None for name, tensor in tensors_of(network)}
-
-
-def read_npz(file: io.BufferedReader, path: Path) -> dict[str, Tensor]:
-    """The arrays of an `.npz`; arrays of objects, which are pickles, are refused."""
-    tensors = {}
-    with zipfile.ZipFile(file) as archive:
-        for name in archive.namelist():
-            try:
-                with archive.open(name) as entry:
-                    array = np.lib.format.read_array(entry, allow_pickle=False)
-                tensors[re.sub(r"\.npy$", "", name)] = torch.from_numpy(array)
-            except (ValueError, TypeError, EOFError, MemoryError, zipfile.BadZipFile) as error:
-                raise PickleError(f"{path}: {name} is not an array of numbers ({error})") from error
-    return tensors
 
 
 @dataclass(frozen=True)

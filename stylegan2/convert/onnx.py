@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from stylegan2.weights import TrainedGenerator
+from stylegan2.training.players import TrainedGenerator
 
 
 class Sampler(nn.Module):

@@ -1,81 +1,15 @@
 """Training that starts from a trained network instead of random weights."""
 
-import hashlib
 from dataclasses import replace
-from pathlib import Path
-from typing import NamedTuple
 
-from torch import Tensor
-
-from stylegan2.files import load_module, load_tensors, with_prefix
-from stylegan2.training.checkpoint import checkpoints
+from stylegan2.files import load_module, with_prefix
 from stylegan2.training.config import Settings
 from stylegan2.training.players import Players
+from stylegan2.weights import Networks
 
 SIZES = ("model", "resolution", "n_features", "max_features", "d_latent",
          "mapping_layers", "style", "generator", "discriminator", "labels")
 """Settings that the tensors of the networks follow from."""
-
-
-class Start(NamedTuple):
-    """Trained networks to go on from."""
-
-    settings: Settings
-    """Of their sizes; what else they hold was the earlier run's."""
-    tensors: dict[str, Tensor]
-    """Named as in a checkpoint: `average.` and perhaps `trained.`, `discriminator.`,
-    `path_length.`"""
-    path: Path
-    """What they come from: a folder."""
-    sha256: str
-    """Of the file with the generator."""
-
-    @property
-    def name(self) -> str:
-        """Path and checksum, as `read_start` takes them."""
-        return f"{self.path.absolute()}#sha256={self.sha256}"
-
-    @property
-    def n_classes(self) -> int:
-        """Classes that the mapping network knows, 0 for none."""
-        embedding = self.tensors.get("average.mapping.embedding.linear.weight.weight")
-        return 0 if embedding is None else embedding.shape[1]  # [features, classes]
-
-
-def read_start(start: str) -> Start:
-    """The networks of a run (its newest checkpoint), of a record, or of a converted folder.
-
-    Args:
-        start: the folder; with `#sha256=…` behind it, what its file must be.
-
-    Raises:
-        FileNotFoundError: there is nothing.
-        CheckpointError: a file is cut short.
-        ValueError: the checksum is another; or settings.json is damaged.
-    """
-    name, _, wanted = start.partition("#sha256=")
-    folder = Path(name)
-    settings = Settings.load(folder / "settings.json")
-    files = files_of(folder)
-    tensors = {key: tensor for path in files for key, tensor in load_tensors(path)[0].items()}
-    found = hashlib.sha256(files[0].read_bytes()).hexdigest()
-    if wanted not in ("", found):
-        raise ValueError(f"{files[0]} has the checksum {found}, not {wanted}: it is another "
-                         "network than the one that was meant")
-    return Start(settings, tensors, folder, found)
-
-
-def files_of(folder: Path) -> list[Path]:
-    """
-    Raises:
-        FileNotFoundError: the folder holds no networks.
-    """
-    names = ("generator.safetensors", "discriminator.safetensors")
-    files = [folder / name for name in names if (folder / name).exists()]
-    if not files and not (files := checkpoints(folder)[-1:]):
-        raise FileNotFoundError(f"{folder} holds no network to start from: name the folder of a "
-                                "run, of a record or of a converted network")
-    return files
 
 
 def started_from(settings: Settings, default: Settings) -> Settings:
@@ -84,7 +18,7 @@ def started_from(settings: Settings, default: Settings) -> Settings:
     return replace(default, growing=False, **kept)
 
 
-def take_over(players: Players, start: Start) -> bool:
+def take_over(players: Players, start: Networks) -> bool:
     """Give the players the weights of trained networks; the generator is the averaged one where
     there is no other. The running mean of path lengths is that of the generator.
 

@@ -33,9 +33,10 @@ from stylegan2.training.meters import Means, StopSignal
 from stylegan2.training.players import Players, sample
 from stylegan2.training.processes import join_processes
 from stylegan2.training.provenance import provenance
-from stylegan2.training.start import read_start, take_over
+from stylegan2.training.start import take_over
 from stylegan2.training.state import restore, state_tensors
 from stylegan2.training.step import Step
+from stylegan2.weights import read_networks
 
 
 class Trainer:
@@ -65,7 +66,7 @@ class Trainer:
                  checkpoint_every: int = 10_000, sample_every: int = 10_000, log_every: int = 1_000,
                  workers: int | None = None):
         run = Path(run)
-        start = read_start(settings.start) if settings.start and not resume else None
+        start = read_networks(settings.start) if settings.start and not resume else None
         if start is not None:
             settings = replace(settings, start=start.name)
         self.run, self.settings, self.resume = run, (settings := located(settings)), resume

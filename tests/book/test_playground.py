@@ -11,7 +11,7 @@ from book.playground import SCALE, images, playground
 from book.records import record
 from stylegan2.explore import draw_z
 from stylegan2.images import tile
-from stylegan2.weights import load_generator, sample
+from stylegan2.weights import load, sample
 
 FACES = record("toyfaces-32")
 DIRECTIONS = {"up": torch.ones(128) / 10}
@@ -19,7 +19,7 @@ DIRECTIONS = {"up": torch.ones(128) / 10}
 
 def test_the_mixture_at_its_ends():
     """With all layers of a face the mixture is that face, and a direction moves nothing but the mixture."""
-    trained = load_generator(FACES)
+    trained = load(FACES)
     z = draw_z(trained, 2, 3)
     for crossover, face in ((0, 2), (8, 1)):
         drawn = images(trained, z, {"psi": 0.7, "crossover": crossover, "up": 0.0}, DIRECTIONS)
@@ -35,7 +35,7 @@ def test_in_a_notebook_the_kernel_draws(monkeypatch):
     picture, buttons, *controls = playground(FACES, DIRECTIONS, seed=3).children
     psi = next(control for control in controls if control.description == "truncation ψ")
     psi.value = 0.0
-    trained = load_generator(FACES)
+    trained = load(FACES)
     nobody = tile(trained(draw_z(trained, 1, 0), 0.0).repeat(3, 1, 1, 1), columns=3)
     shown = Image.open(io.BytesIO(picture.value))
     assert shown.size == (SCALE * nobody.width, SCALE * nobody.height)

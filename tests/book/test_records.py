@@ -18,7 +18,7 @@ from stylegan2.images import tile
 from stylegan2.training import Settings, presets
 from stylegan2.training.players import Players
 from stylegan2.training.trainer import Trainer
-from stylegan2.weights import load_generator, sample
+from stylegan2.weights import load, sample
 
 
 def test_a_record_of_the_checkout(tmp_path, monkeypatch):
@@ -79,7 +79,7 @@ def test_a_record_of_images_holds_together(name):
     assert made["seed"] == settings.seed
     assert history == sorted(set(history))
     assert history[-1] == made["images"] >= settings.images > made["images"] - settings.batch_size
-    drawn = np.asarray(tile(sample(load_generator(folder), 64), 8), dtype=float)
+    drawn = np.asarray(tile(sample(load(folder), 64), 8), dtype=float)
     kept = np.asarray(Image.open(folder / "samples.png").convert("RGB"), dtype=float)
     assert np.abs(drawn - kept).mean() < 1  # of 255 levels: other machines round elsewhere
 
@@ -146,8 +146,8 @@ def test_a_series_is_made_part_by_part_and_once(tmp_path, monkeypatch, capsys):
     assert [row["images"] for row in made["measures"]] == [12, 20, 40]
     assert all(row["frechet"] > 0 and len(row["rgb_std"]) == 2 for row in made["measures"])
     Trainer(tmp_path / "whole", tiny).train()
-    torch.testing.assert_close(sample(load_generator(tmp_path / "whole"), 4),
-                               sample(load_generator(tmp_path / "runs/few/one"), 4), rtol=0, atol=0)
+    torch.testing.assert_close(sample(load(tmp_path / "whole"), 4),
+                               sample(load(tmp_path / "runs/few/one"), 4), rtol=0, atol=0)
     experiments.record_series("few")
     assert "wrote" not in capsys.readouterr().out
     (tmp_path / "results/few/one.json").unlink()

@@ -12,7 +12,7 @@ from stylegan2.metrics.classifier import N_VALUES
 from stylegan2.metrics.distances import Estimate
 from stylegan2.metrics.report import attribute_scores
 from stylegan2.stylegan1 import AdaINBlock, GrowingGenerator
-from stylegan2.weights import TrainedGenerator, load_generator
+from stylegan2.weights import TrainedGenerator, load
 
 RECORDS = ("stylegan-toyfaces-32", "toyfaces-32")
 
@@ -27,13 +27,13 @@ def length(trained: TrainedGenerator, space: str, t: torch.Tensor) -> Estimate:
 
 @pytest.mark.parametrize("name", RECORDS)
 def test_paths_through_w_are_shorter(name: str) -> None:
-    trained, t = load_generator(record(name)), torch.rand(200, generator=torch.Generator().manual_seed(0))
+    trained, t = load(record(name)), torch.rand(200, generator=torch.Generator().manual_seed(0))
     z, w = length(trained, "z", t), length(trained, "w", t)
     assert w.mean + 3 * w.std < z.mean - 3 * z.std
 
 
 def test_the_ends_of_paths_through_w_are_shorter_than_the_rest_and_through_z_they_are_not() -> None:
-    trained = load_generator(record("stylegan-toyfaces-32"))
+    trained = load(record("stylegan-toyfaces-32"))
     t = torch.rand(400, generator=torch.Generator().manual_seed(0))
     rest, ends = length(trained, "w", t), length(trained, "w", 0 * t)
     assert ends.mean + 2 * ends.std < rest.mean - ends.std
@@ -43,7 +43,7 @@ def test_the_ends_of_paths_through_w_are_shorter_than_the_rest_and_through_z_the
 
 @pytest.mark.parametrize("name", RECORDS)
 def test_planes_in_w_leave_less_open(name: str) -> None:
-    trained = load_generator(record(name))
+    trained = load(record(name))
     z = draw_z(trained, 2000)
     with torch.no_grad():
         w = trained.mapping(z)

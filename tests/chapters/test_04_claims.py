@@ -15,7 +15,7 @@ from book.records import record, series
 from stylegan2.equalized import EqualizedLinear
 from stylegan2.modulation import Conv2dWeightModulate, inverse_std, weights_are_smaller
 from stylegan2.resample import Smooth
-from stylegan2.weights import load_generator
+from stylegan2.weights import load
 
 NOTEBOOK = Path(__file__).parents[2] / "chapters/04_weight_demodulation.ipynb"
 DEFINING = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef)
@@ -203,7 +203,7 @@ def test_without_demodulation_the_gradient_is_not_at_a_right_angle(up: bool) -> 
 
 @pytest.mark.parametrize("name", ["toyfaces-32", "emoji-32"])
 def test_in_trained_generators_demodulated_weights_have_grown_and_those_of_to_rgb_have_shrunk(name: str) -> None:
-    for layer in load_generator(record(name)).generator.modules():
+    for layer in load(record(name)).generator.modules():
         if isinstance(layer, Conv2dWeightModulate):
             assert (layer.weight.detach().square().mean().sqrt() > 1) == layer.demodulate
 

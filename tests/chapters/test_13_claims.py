@@ -6,12 +6,12 @@ from book.records import record
 from stylegan2.explore import along, draw_z, regress
 from stylegan2.explore.directions import styles_of_layers
 from stylegan2.generator import ToRGB
-from stylegan2.weights import load_generator
+from stylegan2.weights import load
 
 
 def test_every_second_layer_has_a_torgb() -> None:
     """"Layers 1, 3, 5 and 7 hold a toRGB"."""
-    trained = load_generator(record("toyfaces-32"))
+    trained = load(record("toyfaces-32"))
     painting = {id(module.to_style) for module in trained.generator.modules() if isinstance(module, ToRGB)}
     found = {layer for layer, styles in styles_of_layers(trained).items() if painting & {id(style) for style in styles}}
     assert found == {1, 3, 5, 7}
@@ -19,7 +19,7 @@ def test_every_second_layer_has_a_torgb() -> None:
 
 def test_in_z_there_is_no_far_and_near() -> None:
     """"The mapping network first brings every z to the same length"."""
-    trained = load_generator(record("toyfaces-32"))
+    trained = load(record("toyfaces-32"))
     z = draw_z(trained, 8)
     with torch.no_grad():
         torch.testing.assert_close(trained.mapping(3 * z), trained.mapping(z), atol=1e-5, rtol=1e-4)

@@ -9,7 +9,7 @@ import torch
 from book.playground import images
 from book.records import record
 from stylegan2.images import to_uint8
-from stylegan2.weights import load_generator
+from stylegan2.weights import load
 
 SET = """(figure, values) => {
   for (const [name, value] of Object.entries(values)) {
@@ -52,7 +52,7 @@ def test_the_browser_draws_what_torch_draws(figure, given, psi, crossover, moved
     values |= {name: moved * (-1) ** i for i, name in enumerate(given["directions"])}
     figure.evaluate(SET, values)
     directions = {name: torch.tensor(vector) for name, vector in given["directions"].items()}
-    expected = images(load_generator(record("toyfaces-32")), torch.tensor(given["z"]), values, directions)
+    expected = images(load(record("toyfaces-32")), torch.tensor(given["z"]), values, directions)
     assert np.abs(drawn(figure) - to_uint8(expected).numpy().astype(int)).max() <= 1
 
 

@@ -16,7 +16,7 @@ from stylegan2.commands.convert import Convert
 from stylegan2.commands.sample import Sample
 from stylegan2.convert import export_onnx, from_published
 from stylegan2.files import load_module, load_tensors
-from stylegan2.weights import load_generator
+from stylegan2.weights import load
 from tests.stylegan2 import reference
 
 D_LATENT = 12
@@ -40,7 +40,7 @@ def converted(tmp_path):
 
 def test_a_converted_generator_makes_the_images_of_the_published(converted):
     folder, tensors = converted
-    trained = load_generator(folder)
+    trained = load(folder)
     z = torch.randn(3, D_LATENT, generator=torch.Generator().manual_seed(1))
     ws = reference.truncated(tensors, reference.mapping(tensors, z), 0.7, layers=6)
     theirs = reference.synthesis(tensors, ws, "const")  # stored maps: its training had noise
@@ -49,7 +49,7 @@ def test_a_converted_generator_makes_the_images_of_the_published(converted):
 
 def test_the_folder(converted, tmp_path):
     folder, tensors = converted
-    settings = load_generator(folder).settings
+    settings = load(folder).settings
     assert (settings.resolution, settings.n_features, settings.max_features) == (16, 6, 16)
     assert (settings.d_latent, settings.mapping_layers, settings.noise, settings.labels) == (D_LATENT, 2, True, False)
     content = (tmp_path / "network.npz").read_bytes()
@@ -72,7 +72,7 @@ def test_sample_takes_the_folder(converted, tmp_path):
 def test_with_classes(tmp_path):
     path, tensors = written(tmp_path / "network.npz", classes=5)
     Convert(path, tmp_path / "converted").execute()
-    trained = load_generator(tmp_path / "converted")
+    trained = load(tmp_path / "converted")
     assert trained.settings.labels
     z, labels = torch.randn(3, D_LATENT), torch.tensor([4, 0, 2])
     ws = reference.truncated(tensors, reference.mapping(tensors, z, labels), 1.0, layers=6)
@@ -88,7 +88,7 @@ def test_without_a_discriminator(tmp_path, capsys):
     assert "no discriminator (missing: D.b16.skip.weight, D.b8.skip.weight." in capsys.readouterr().out
     for name in "ab":
         assert not (tmp_path / name / "discriminator.safetensors").exists()
-        load_generator(tmp_path / name)
+        load(tmp_path / name)
 
 
 def test_nothing_is_overwritten(converted, tmp_path):
@@ -99,25 +99,18 @@ def test_nothing_is_overwritten(converted, tmp_path):
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     (tmp_path / "g.onnx").write_text("mine")
     with pytest.raises(FileExistsError, match=r"g\.onnx exists"):
-        Convert(run=folder, onnx=tmp_path / "g.onnx").execute()
+        Convert(folder, tmp_path / "g.onnx").execute()
     assert (tmp_path / "g.onnx").read_text() == "mine"
 
 
 def test_a_failure_leaves_no_folder(tmp_path):
-    with pytest.raises(ValueError, match=r"missing: G\.mapping\.w_avg"):
-        Convert(written(tmp_path / "a.npz", drop="w_avg")[0], tmp_path / "a").execute()
-    with pytest.raises(ValueError, match="no generator"):
+    with pytest.raises(ValueError, match=r"a\.npz: missing: G\.synthesis\.b8\.conv1\.bias"):
+        Convert(written(tmp_path / "a.npz", drop="b8.conv1.bias")[0], tmp_path / "a").execute()
+    with pytest.raises(ValueError, match=r"b\.npz: there is no generator in it"):
         Convert(written(tmp_path / "b.npz", drop="G.")[0], tmp_path / "b").execute()
     with pytest.raises(FileNotFoundError):
         Convert(tmp_path / "none.pkl", tmp_path / "c").execute()
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
-
-
-@pytest.mark.parametrize("given", [[], ["file"], ["to"], ["run"], ["onnx"], ["file", "onnx"], ["run", "to"],
-                                   ["file", "to", "onnx"], ["file", "to", "run", "onnx"]])
-def test_arguments_that_do_not_go_together(tmp_path, given):
-    with pytest.raises(ValueError, match="give a checkpoint and a folder"):
-        Convert(**{name: tmp_path / name for name in given}).execute()
 
 
 @pytest.fixture
@@ -131,9 +124,9 @@ def unchecked():
 def test_onnx_with_any_batch_size(converted, tmp_path, unchecked):
     onnxruntime = pytest.importorskip("onnxruntime")
     path = tmp_path / "new" / "generator.onnx"
-    Convert(run=converted[0], onnx=path).execute()
+    Convert(converted[0], path).execute()
     assert [other.name for other in path.parent.iterdir()] == ["generator.onnx"]  # no second file with the weights
-    session, trained = onnxruntime.InferenceSession(path), load_generator(converted[0])
+    session, trained = onnxruntime.InferenceSession(path), load(converted[0])
     for batch, psi in ((1, 1.0), (3, 0.7), (7, 0.0)):
         z = torch.randn(batch, D_LATENT)
         images, = session.run(["images"], {"z": z.numpy(), "psi": np.array(psi, np.float32)})
@@ -143,7 +136,7 @@ def test_onnx_with_any_batch_size(converted, tmp_path, unchecked):
 
 def test_an_export_says_one_thing(converted, tmp_path):
     """And none of the exporter's own remarks: in a process of its own, as a user sees it."""
-    command = [sys.executable, "-m", "stylegan2", "convert", "--run", converted[0], "--onnx", tmp_path / "a.onnx"]
+    command = [sys.executable, "-m", "stylegan2", "convert", converted[0], "--to", tmp_path / "a.onnx"]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -153,7 +146,7 @@ def test_an_export_says_one_thing(converted, tmp_path):
 def test_onnx_with_classes(tmp_path, unchecked):
     onnxruntime = pytest.importorskip("onnxruntime")
     Convert(written(tmp_path / "network.npz", classes=3)[0], tmp_path / "converted").execute()
-    trained = load_generator(tmp_path / "converted")
+    trained = load(tmp_path / "converted")
     export_onnx(trained, tmp_path / "generator.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "generator.onnx")
     z, labels = torch.randn(5, D_LATENT), torch.tensor([0, 1, 2, 2, 0])
@@ -172,5 +165,5 @@ def test_onnx_that_is_not_installed(converted, tmp_path, monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ImportError, match="needs the packages onnx and onnxscript"):
-        export_onnx(load_generator(converted[0]), tmp_path / "generator.onnx")
+        export_onnx(load(converted[0]), tmp_path / "generator.onnx")
     assert not (tmp_path / "generator.onnx").exists()

@@ -231,7 +231,7 @@ PROGRAMS = {
     "BUILD of a dict": (b"\x80\x02}}b.", "state of a dict"),
     "append to a dict": (b"\x80\x02}K\x01a.", "fills a dict"),
     "set an item of a list": (b"\x80\x02]K\x01K\x02s.", "fills a list"),
-    "TensorFlow": (b"cdnnlib.tflib.network\nNetwork\n.", "TensorFlow"),
+    "BUILD of a network of words": (b"\x80\x02cdnnlib.tflib.network\nNetwork\n)\x81K\x01b.", "list of variables"),
 }
 
 

@@ -14,7 +14,7 @@ from stylegan2.data import ToyFaces
 from stylegan2.files import load_tensors
 from stylegan2.images import to_float, to_uint8
 from stylegan2.metrics.classifier import COLUMNS, FaceClassifier
-from stylegan2.weights import load_generator
+from stylegan2.weights import load
 
 RECORD = record("toyfaces-32")
 
@@ -62,7 +62,7 @@ def test_project(tmp_path, capsys):
     latents = load_file(tmp_path / "found.safetensors")
     assert {name: tuple(w.shape) for name, w in latents.items()} == {"w": (8, 1, 128), "w_per_layer": (8, 1, 128)}
     # What was written is what the latents give, and resembles the face.
-    image = explore.synthesize(load_generator(RECORD), latents["w_per_layer"])
+    image = explore.synthesize(load(RECORD), latents["w_per_layer"])
     with Image.open(tmp_path / "found.png") as picture:
         shown = torch.tensor(picture.getpixel((2 * 96 + 48, 24 + 48)))
     assert (to_uint8(image)[0, :, 16, 16] - shown).abs().max() <= 1

@@ -10,7 +10,7 @@ from book.records import record
 from stylegan2 import Generator, MappingNetwork, explore
 from stylegan2.explore.directions import styles_of_layers
 from stylegan2.training.config import Settings
-from stylegan2.weights import TrainedGenerator, load_generator
+from stylegan2.weights import TrainedGenerator, load
 
 
 def tiny():
@@ -21,7 +21,7 @@ def tiny():
 
 @pytest.fixture(scope="module")
 def faces():
-    return load_generator(record("toyfaces-32"))
+    return load(record("toyfaces-32"))
 
 
 def test_which_styles_a_layer_has():

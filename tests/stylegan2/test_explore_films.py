@@ -12,7 +12,7 @@ from PIL import Image, ImageSequence
 from book.records import record
 from stylegan2 import explore
 from stylegan2.images import tile
-from stylegan2.weights import load_generator
+from stylegan2.weights import load
 
 VECTORS = st.integers(0, 2**20).map(lambda seed: torch.randn(2, 5, 7, generator=torch.Generator().manual_seed(seed),
                                                               dtype=torch.float64))
@@ -86,7 +86,7 @@ def test_a_loop_needs_keyframes_and_steps(n, steps):
 
 
 def test_film_shows_the_cells_of_a_frame():
-    faces = load_generator(record("toyfaces-32"))
+    faces = load(record("toyfaces-32"))
     w = explore.loop(explore.draw_w(faces, 6, psi=0.7)[0].unflatten(0, (2, 3)), 2)  # [4 frames, 3 cells, d]
     pictures = list(explore.film(faces, w, columns=2))
     assert [picture.size for picture in pictures] == [(2 * 96, 2 * 96)] * 4

@@ -13,7 +13,7 @@ from stylegan2 import Generator, MappingNetwork, explore
 from stylegan2.explore.latents import as_noise, stored_maps
 from stylegan2.images import images_at_once, to_uint8
 from stylegan2.training.config import Settings
-from stylegan2.weights import TrainedGenerator, load_generator, sample
+from stylegan2.weights import TrainedGenerator, load, sample
 
 
 def tiny(resolution=16, noise=False):
@@ -30,7 +30,7 @@ def tiny(resolution=16, noise=False):
 
 @pytest.fixture(scope="module")
 def faces():
-    return load_generator(record("toyfaces-32"))
+    return load(record("toyfaces-32"))
 
 
 @pytest.mark.parametrize(("resolution", "ranges"), [

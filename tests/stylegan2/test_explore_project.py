@@ -12,7 +12,7 @@ from stylegan2.data import ToyFaces
 from stylegan2.explore.project import autocorrelation, rate, whiten
 from stylegan2.images import to_float
 from stylegan2.training.config import Settings
-from stylegan2.weights import TrainedGenerator, load_generator
+from stylegan2.weights import TrainedGenerator, load
 
 
 def tiny(resolution=16, noise=False):
@@ -27,7 +27,7 @@ def tiny(resolution=16, noise=False):
 
 @pytest.fixture(scope="module")
 def faces():
-    return load_generator(record("toyfaces-32"))
+    return load(record("toyfaces-32"))
 
 
 def test_an_image_of_the_generators_own_is_found_again(faces):

@@ -24,7 +24,7 @@ from stylegan2.training.checkpoint import checkpoints
 from stylegan2.training.folder import last_stretch, only_one, stretches
 from stylegan2.training.meters import STOPPING, StopSignal
 from stylegan2.training.trainer import Trainer
-from stylegan2.weights import load_generator
+from stylegan2.weights import load
 
 TINY = {"resolution": 8, "batch_size": 4, "n_features": 4, "max_features": 8, "d_latent": 8, "mapping_layers": 2}
 FLAGS = [word for key, value in TINY.items() for word in (f"--{key.replace('_', '-')}", str(value))]
@@ -464,4 +464,4 @@ def test_settings_larger_than_their_weights_are_refused_before_they_are_made(a_r
     replace(settings, n_features=8192, max_features=8192, d_latent=8192, resolution=1024).save(
         a_record / "settings.json")
     with pytest.raises(ValueError, match=r"was written by another network|does not fit these settings"):
-        load_generator(a_record)
+        load(a_record)

@@ -18,7 +18,7 @@ from stylegan2.training import Settings, presets
 from stylegan2.training.checkpoint import checkpoints
 from stylegan2.training.presets import images_per_process, preset
 from stylegan2.training.trainer import Trainer
-from stylegan2.weights import load_generator, sample
+from stylegan2.weights import load, sample
 
 TINY = {"resolution": 16, "batch_size": 4, "n_features": 4, "max_features": 8,
         "d_latent": 8, "mapping_layers": 2}
@@ -174,7 +174,7 @@ def test_a_network_that_grew_goes_on_at_its_full_resolution(tmp_path):
                      "--batch-size", "4", "--run", str(tmp_path / "run")])
     assert (command.settings.model, command.settings.growing) == ("stylegan", False)
     command.execute()
-    assert sample(load_generator(tmp_path / "run"), 1).shape == (1, 3, 16, 16)
+    assert sample(load(tmp_path / "run"), 1).shape == (1, 3, 16, 16)
 
 
 @pytest.mark.parametrize(("resolution", "processes", "batch", "rate", "gamma", "channels"), [

@@ -25,7 +25,7 @@ from stylegan2.training.log import keep_until
 from stylegan2.training.players import Players
 from stylegan2.training.presets import PRESETS
 from stylegan2.training.trainer import Trainer
-from stylegan2.weights import load_generator, sample
+from stylegan2.weights import load, sample
 
 TINY = {"resolution": 8, "batch_size": 4, "n_features": 4, "max_features": 8, "d_latent": 8, "mapping_layers": 2}
 FLAGS = [word for key, value in TINY.items() for word in (f"--{key.replace('_', '-')}", str(value))]
@@ -43,7 +43,7 @@ def test_a_run_learns_the_mean_colour(tmp_path):
         Image.new("RGB", (8, 8), (230, 30, 60)).save(data / f"{i}.png")
     run = tmp_path / "run"
     Trainer(run, Settings(**TINY, data=str(data), images=2400, r1_gamma=0.1, ema_half_life=100)).train()
-    images = (sample(load_generator(run), 16) + 1) / 2
+    images = (sample(load(run), 16) + 1) / 2
     mean = images.mean(dim=(0, 2, 3)) * 255
     assert (mean - torch.tensor([230.0, 30, 60])).abs().max() < 45
 
@@ -244,7 +244,7 @@ def test_command_line(tmp_path, capsys):
     assert [again["images"] for again in record["resumed"]] == [40]
     assert record["images"] == 80
     assert record["command"] == f"python -m stylegan2 train {flags_in_order()}"
-    torch.testing.assert_close(sample(load_generator(tmp_path / "record"), 4), sample(load_generator(run), 4))
+    torch.testing.assert_close(sample(load(tmp_path / "record"), 4), sample(load(run), 4))
 
 
 def flags_in_order():
@@ -275,7 +275,7 @@ def test_a_pipe_gets_plain_lines(tmp_path):
 def test_a_run_with_labels(tmp_path):
     """Loaded again, it draws what is asked for; and its classes in turn when nothing is."""
     Trainer(tmp_path, Settings(**TINY, images=40, labels=True)).train()
-    trained = load_generator(tmp_path)
+    trained = load(tmp_path)
     assert trained.mapping.n_classes == 5  # ToyFaces: its styles of hair
     z = torch.randn(1, 8).expand(2, 8)
     images = trained(z, labels=torch.tensor([0, 3]))
