@@ -19,7 +19,7 @@ NOTE = "% Written by `python -m book sync`: change the {} instead.\n"
 API = {
     "stylegan2": (
         "equalized", "resample", "modulation", "mapping", "generator", "stylegan1", "progressive", "discriminator",
-        "losses", "penalties", "augment", "ema", "training", "data", "explore", "metrics", "convert", "weights",
+        "losses", "penalties", "augment", "ema", "training", "data", "explore", "metrics", "convert", "weights", "hub",
         "images", "files", "precision"),
     "gradnorm": (
         "weighter", "algorithm", "measure", "linear", "gather", "losses", "distributed", "pareto", "per_sample",

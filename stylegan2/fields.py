@@ -9,12 +9,14 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-try:
-    from tyro.conf import arg as flag  # what the command line calls a field whose name Python will not have
-except ImportError:  # without the [train] extra there is no command line
 
-    def flag(**_: Any) -> None:
-        """Nothing, where nobody asks."""
+def flag(name: str) -> Any:
+    """For an annotation: what the command line calls a field whose name Python will not have."""
+    try:
+        from tyro.conf import arg
+    except ImportError:  # without the [train] extra there is no command line
+        return None
+    return arg(name=name)
 
 
 @dataclass(frozen=True)

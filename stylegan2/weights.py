@@ -63,23 +63,30 @@ def read_networks(source: str | Path) -> Networks:
     if not path.exists():
         raise FileNotFoundError(f"there is no {path}: name the folder of a run, of a record or of a "
                                 "converted network, or a checkpoint file")
-    with open(files[0], "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = sha256_of(files[0])
     if wanted not in ("", digest):
         raise ValueError(f"{files[0]} has the checksum {digest}, not {wanted}: it is another network than "
                          "the one that was meant")
     if path.is_dir():
-        settings, state, tensors = Settings.load(path / "settings.json"), {}, {}
-        for file in files[::-1]:
-            found, state = load_tensors(file)
-            tensors |= found
-        return Networks(settings, tensors, path, digest, state.get("steps", 0) * state.get("batch_size", 0))
+        tensors, state = load_tensors(files[0])
+        for other in files[1:]:
+            tensors |= load_tensors(other)[0]
+        images = state.get("steps", 0) * state.get("batch_size", 0)
+        return Networks(Settings.load(path / "settings.json"), tensors, path, digest, images)
     checkpoint = read_checkpoint(path)
     try:
         settings, tensors, notes = as_ours(checkpoint, path)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return Networks(settings, tensors, path, digest, 0, notes)
+
+
+def sha256_of(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def files_of(folder: Path) -> list[Path]:

@@ -31,6 +31,7 @@ ROOMS = {
     "ema": "training",
     "training": "training",
     "weights": "training",
+    "hub": "use",
     "explore": "use",
     "metrics": "use",
     "convert": "training",
@@ -110,8 +111,8 @@ def test_data_knows_nothing_of_networks():
 @pytest.mark.parametrize("path", FILES, ids=lambda path: "/".join(module_of(path)))
 def test_nothing_is_unpickled(path):
     """A file that somebody hands you must not be able to run code: weights are safetensors, settings JSON, arrays are
-    read without their pickles, a published checkpoint is read opcode by opcode (stylegan2/convert/unpickle.py), and what `torch.save` wrote
-    by torch's own reader of tensors alone."""
+    read without their pickles, a published checkpoint is read opcode by opcode (stylegan2/convert/unpickle.py), and
+    what `torch.save` wrote by torch's own reader of tensors alone."""
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Call):
             call = ast.unparse(node.func)

@@ -4,6 +4,7 @@ import copy
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -104,9 +105,10 @@ def published(networks: Networks) -> tuple[Tensors, Tensors, Tensors]:
     assert isinstance(average.generator, Generator)
     of_average, of_trained, of_d = to_published(average.mapping, average.generator), {}, {}
     if with_prefix("trained", networks.tensors):
-        trained = copy.deepcopy(average)
-        load_module("trained", trained, networks.tensors, networks.path)
-        of_trained = to_published(trained.mapping, trained.generator)
+        mapping, generator = copy.deepcopy((average.mapping, average.generator))
+        load_module("trained.mapping", mapping, networks.tensors, networks.path)
+        load_module("trained.generator", generator, networks.tensors, networks.path)
+        of_trained = to_published(mapping, generator)
     tensors = with_prefix("discriminator", networks.tensors)
     if tensors and s.discriminator == "residual":
         discriminator = make_discriminator(s, networks.n_classes)
@@ -124,7 +126,8 @@ def write_published(networks: Networks, path: Path) -> None:
 def write_npz(networks: Networks, path: Path) -> None:
     average, _, discriminator = published(networks)
     with open(path, "wb") as file:
-        np.savez(file, **{name: tensor.numpy() for name, tensor in {**average, **discriminator}.items()})
+        arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in {**average, **discriminator}.items()}
+        np.savez(file, **arrays)
 
 
 def write_port(networks: Networks, path: Path) -> None:

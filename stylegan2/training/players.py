@@ -94,7 +94,7 @@ class Players(nn.Module):
         self.discriminator = make_discriminator(settings, n_classes)
         self.augment = AdaptiveAugment(settings.augment_target, settings.augment_images) if settings.augment else None
         self.path_length = PathLengthPenalty()
-        if settings.freeze_d:
+        if isinstance(self.discriminator, Discriminator | SkipDiscriminator):
             highest(self.discriminator, settings.freeze_d).requires_grad_(False)
 
     @property
@@ -185,6 +185,5 @@ def make_discriminator(s: Settings, n_classes: int = 0) -> DiscriminatorBase:
 
 def highest(discriminator: Discriminator | SkipDiscriminator, count: int) -> nn.ModuleList:
     """The layers of so many resolutions of a discriminator, from the highest on."""
-    sees = discriminator.from_rgb
-    first = sees[:count] if isinstance(discriminator, SkipDiscriminator) else [sees]
-    return nn.ModuleList([*first, *discriminator.blocks[:count]])
+    see = [discriminator.from_rgb] if isinstance(discriminator, Discriminator) else discriminator.from_rgb
+    return nn.ModuleList([*list(see)[:count], *list(discriminator.blocks)[:count]])

@@ -40,9 +40,8 @@ def preset(model: str = Settings.model, data: str = Settings.data,
     short = PRESETS[model]
     if model == "stylegan2" and (data != "toyfaces" or start is not None):
         short = published(resolution, processes, batch_size, images, start)
-    given = {"batch_size": batch_size, "images": images}
     return replace(short, data=data, resolution=resolution, start=start,
-                   **{name: value for name, value in given.items() if value is not None})
+                   batch_size=batch_size or short.batch_size, images=images or short.images)
 
 
 def published(resolution: int, processes: int, batch_size: int | None,
