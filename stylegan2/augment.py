@@ -74,7 +74,7 @@ class AdaptiveAugment(nn.Module):
         self.register_buffer("p", torch.zeros([]))
         self.register_buffer("signs", torch.zeros(2))  # since the last `adjust`: their sum, and how many
 
-    def forward(self, images: Float[Tensor, "batch 3 side side"]) -> Float[Tensor, "batch 3 side side"]:
+    def forward(self, images: Float[Tensor, "batch channels side side"]) -> Float[Tensor, "batch channels side side"]:
         """Every sample under transformations of its own; in float32 at least, also under autocast."""
         if self.p.device.type == "cpu" and self.p == 0:  # elsewhere, reading p would make the device wait
             return images
@@ -172,7 +172,15 @@ def about_grey(along: Float[Tensor, "batch"], across: Float[Tensor, "batch"],
     return torch.stack([same, after, before, before, same, after, after, before, same], dim=1).unflatten(1, (3, 3))
 
 
-def recolour(images: Float[Tensor, "batch 3 h w"], matrix: Float[Tensor, "batch 3 4"]) -> Float[Tensor, "batch 3 h w"]:
-    """Every pixel's (red, green, blue, 1) times a matrix."""
+def recolour(images: Float[Tensor, "batch channels h w"],
+             matrix: Float[Tensor, "batch 3 4"]) -> Float[Tensor, "batch channels h w"]:
+    """Every pixel's (red, green, blue, 1) times a matrix. Grey is (grey, grey, grey) and its new colour's mean, as in
+    the published augmentation, so that hue and saturation leave it as it is; a fourth channel, how opaque the pixel
+    is, stays.
+    """
     matrix = matrix.to(images.dtype)
-    return torch.einsum("bij,bjhw->bihw", matrix[:, :, :3], images) + matrix[:, :, 3, None, None]
+    if images.shape[1] == 1:
+        matrix = matrix.mean(dim=1, keepdim=True)
+        return matrix[:, :, :3].sum(dim=2)[:, :, None, None] * images + matrix[:, :, 3, None, None]
+    colours = torch.einsum("bij,bjhw->bihw", matrix[:, :, :3], images[:, :3]) + matrix[:, :, 3, None, None]
+    return colours if images.shape[1] == 3 else torch.cat([colours, images[:, 3:]], dim=1)

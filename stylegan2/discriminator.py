@@ -72,17 +72,19 @@ class DiscriminatorBase(nn.Module):
         group_size: of the minibatch standard deviation.
         n_classes: how many labels there are, 0 for none.
         label_layers: layers of a mapping network of the discriminator's own, after the embedding of the label.
+        n_channels: of the images: 3, or 1 (grey) or 4 (RGBA).
 
     Raises:
-        ValueError: log_resolution is less than 2; (forward) the images have the wrong side; labels are missing, not
-            expected, or out of range.
+        ValueError: log_resolution is less than 2; (forward) the images have the wrong side or other channels; labels
+            are missing, not expected, or out of range.
     """
 
     def __init__(self, log_resolution: int, n_features: int = 64, max_features: int = 512, group_size: int = 4,
-                 n_classes: int = 0, label_layers: int = 0):
+                 n_classes: int = 0, label_layers: int = 0, n_channels: int = 3):
         super().__init__()
         self.features = features_of_blocks(log_resolution, n_features, max_features)[::-1]
         self.n_blocks, self.n_classes, last = len(self.features), n_classes, self.features[-1]
+        self.n_channels = n_channels
         gain, activation = math.sqrt(2), LeakyReLU()
         self.std_dev = MiniBatchStdDev(group_size)
         self.conv = nn.Sequential(EqualizedConv2d(last + 1, last, kernel_size=3, padding=1, gain=gain), activation)
@@ -92,11 +94,12 @@ class DiscriminatorBase(nn.Module):
         self.embedding = nn.Sequential(
             LabelEmbedding(n_classes, last), MappingLayers(last, last, label_layers)) if n_classes else None
 
-    def check(self, x: Float[Tensor, "batch 3 height width"], side: int,
-              labels: Int[Tensor, "batch"] | None) -> Float[Tensor, "batch 3 height width"]:
+    def check(self, x: Float[Tensor, "batch channels height width"], side: int,
+              labels: Int[Tensor, "batch"] | None) -> Float[Tensor, "batch channels height width"]:
         """The images, in the layout that convolutions like, if they and the labels are what this network takes."""
-        if x.shape[2:] != (side, side):
-            raise ValueError(f"images are {x.shape[2]} × {x.shape[3]}; this discriminator takes {side} × {side}")
+        if x.shape[1:] != (self.n_channels, side, side):
+            raise ValueError(f"images are {x.shape[2]} × {x.shape[3]} with {x.shape[1]} channels; this discriminator "
+                             f"takes {side} × {side} with {self.n_channels}")
         check_labels(labels, self.n_classes)
         return x.contiguous(memory_format=torch.channels_last)
 
@@ -117,12 +120,12 @@ class Discriminator(DiscriminatorBase):
     """
 
     def __init__(self, log_resolution: int, n_features: int = 64, max_features: int = 512, group_size: int = 4,
-                 n_classes: int = 0, label_layers: int = 0):
-        super().__init__(log_resolution, n_features, max_features, group_size, n_classes, label_layers)
-        self.from_rgb = from_rgb(self.features[0])
+                 n_classes: int = 0, label_layers: int = 0, n_channels: int = 3):
+        super().__init__(log_resolution, n_features, max_features, group_size, n_classes, label_layers, n_channels)
+        self.from_rgb = from_rgb(self.features[0], n_channels)
         self.blocks = nn.Sequential(*itertools.starmap(DiscriminatorBlock, itertools.pairwise(self.features)))
 
-    def forward(self, x: Float[Tensor, "batch 3 height width"],
+    def forward(self, x: Float[Tensor, "batch channels height width"],
                 labels: Int[Tensor, "batch"] | None = None) -> Float[Tensor, "batch 1"]:
         x = self.check(x, 2 << self.n_blocks, labels)
         with at_resolution(x, 0) as image:
@@ -140,13 +143,13 @@ class SkipDiscriminator(DiscriminatorBase):
     """
 
     def __init__(self, log_resolution: int, n_features: int = 64, max_features: int = 512, group_size: int = 4,
-                 n_classes: int = 0, label_layers: int = 0):
-        super().__init__(log_resolution, n_features, max_features, group_size, n_classes, label_layers)
-        self.from_rgb = nn.ModuleList(map(from_rgb, self.features))
+                 n_classes: int = 0, label_layers: int = 0, n_channels: int = 3):
+        super().__init__(log_resolution, n_features, max_features, group_size, n_classes, label_layers, n_channels)
+        self.from_rgb = nn.ModuleList(from_rgb(f, n_channels) for f in self.features)
         self.blocks = nn.ModuleList(itertools.starmap(down_convolutions, itertools.pairwise(self.features)))
         self.down_sample = DownSample()
 
-    def forward(self, x: Float[Tensor, "batch 3 height width"],
+    def forward(self, x: Float[Tensor, "batch channels height width"],
                 labels: Int[Tensor, "batch"] | None = None) -> Float[Tensor, "batch 1"]:
         image = self.check(x, 2 << self.n_blocks, labels)
         with at_resolution(image, 0) as features:
@@ -193,7 +196,7 @@ def down_convolutions(in_features: int, out_features: int, gain: float = math.sq
         LeakyReLU())
 
 
-def from_rgb(features: int) -> nn.Sequential:
+def from_rgb(features: int, n_channels: int = 3) -> nn.Sequential:
     """An image to features: 1×1 convolution, leaky ReLU."""
     return nn.Sequential(
-        EqualizedConv2d(3, features, kernel_size=1, gain=math.sqrt(2)), LeakyReLU())
+        EqualizedConv2d(n_channels, features, kernel_size=1, gain=math.sqrt(2)), LeakyReLU())

@@ -84,16 +84,17 @@ class ToRGB(nn.Module):
     Args:
         d_latent: size of w.
         features: channels that come in.
+        n_channels: of the image: 3, or 1 (grey) or 4 (RGBA).
     """
 
-    def __init__(self, d_latent: int, features: int):
+    def __init__(self, d_latent: int, features: int, n_channels: int = 3):
         super().__init__()
         self.to_style = EqualizedLinear(d_latent, features, bias=1.0)
-        self.conv = Conv2dWeightModulate(features, 3, kernel_size=1, demodulate=False)
-        self.bias = nn.Parameter(torch.zeros(3))
+        self.conv = Conv2dWeightModulate(features, n_channels, kernel_size=1, demodulate=False)
+        self.bias = nn.Parameter(torch.zeros(n_channels))
 
     def forward(self, x: Float[Tensor, "batch features h w"],
-                w: Float[Tensor, "batch d_latent"]) -> Float[Tensor, "batch 3 h w"]:
+                w: Float[Tensor, "batch d_latent"]) -> Float[Tensor, "batch channels h w"]:
         return at_least_float32(self.conv(x, self.to_style(w))) + self.bias[:, None, None]
 
 
@@ -123,12 +124,12 @@ class GeneratorBlock(StylePair):
     """A block of the skip generator: two style blocks, and what they add to the image."""
 
     def __init__(self, d_latent: int, in_features: int, out_features: int, resolution: int,
-                 style_block: Callable[..., nn.Module] = StyleBlock):
+                 style_block: Callable[..., nn.Module] = StyleBlock, n_channels: int = 3):
         super().__init__(d_latent, in_features, out_features, resolution, style_block)
-        self.to_rgb = ToRGB(d_latent, out_features)
+        self.to_rgb = ToRGB(d_latent, out_features, n_channels)
 
     def forward(self, x: Float[Tensor, "batch in_features h w"], w: Float[Tensor, "_ batch d_latent"],
-                noise) -> tuple[Float[Tensor, "batch out_features h2 w2"], Float[Tensor, "batch 3 h2 w2"]]:
+                noise) -> tuple[Float[Tensor, "batch out_features h2 w2"], Float[Tensor, "batch channels h2 w2"]]:
         *w_of_pair, w_of_rgb = w.unbind()
         x = self.features(x, w_of_pair, noise)
         return x, self.to_rgb(x, w_of_rgb)
@@ -160,22 +161,25 @@ class StyleGenerator(nn.Module):
         n_features: channels at the highest resolution.
         max_features: limit for the low resolutions.
         style_block: what a layer is: `StyleBlock` (demodulation) or `stylegan1.AdaINBlock`.
+        n_channels: of the images: 3, or 1 (grey) or 4 (RGBA).
 
     Raises:
         ValueError: log_resolution is less than 2.
     """
 
-    block: Callable[..., nn.Module]
+    make_block: Callable[..., nn.Module]
 
     def __init__(self, log_resolution: int, d_latent: int, n_features: int = 32, max_features: int = 512,
-                 style_block: Callable[..., nn.Module] = StyleBlock):
+                 style_block: Callable[..., nn.Module] = StyleBlock, n_channels: int = 3):
         super().__init__()
+        self.n_channels = n_channels
         self.features = features = features_of_blocks(log_resolution, n_features, max_features)
         self.n_blocks, self.d_latent = len(features), d_latent
         self.initial_constant = nn.Parameter(torch.randn(1, features[0], 4, 4))
         self.style_block = style_block(d_latent, features[0], features[0], resolution=4)
         self.blocks = nn.ModuleList(
-            self.block(d_latent, features[i - 1], features[i], 4 << i, style_block) for i in range(1, self.n_blocks))
+            self.make_block(d_latent, features[i - 1], features[i], 4 << i, style_block)
+            for i in range(1, self.n_blocks))
 
     @property
     def n_layers(self) -> int:
@@ -221,16 +225,18 @@ class Generator(StyleGenerator):
     Args: as in `StyleGenerator`.
     """
 
-    block = GeneratorBlock
-
     def __init__(self, log_resolution: int, d_latent: int, n_features: int = 32, max_features: int = 512,
-                 style_block: Callable[..., nn.Module] = StyleBlock):
-        super().__init__(log_resolution, d_latent, n_features, max_features, style_block)
-        self.to_rgb = ToRGB(d_latent, self.features[0])
+                 style_block: Callable[..., nn.Module] = StyleBlock, n_channels: int = 3):
+        super().__init__(log_resolution, d_latent, n_features, max_features, style_block, n_channels)
+        self.to_rgb = ToRGB(d_latent, self.features[0], n_channels)
         self.up_sample = UpSample()
 
+    def make_block(self, d_latent: int, in_features: int, out_features: int, resolution: int,
+                   style_block: Callable[..., nn.Module]) -> GeneratorBlock:
+        return GeneratorBlock(d_latent, in_features, out_features, resolution, style_block, self.n_channels)
+
     def forward(self, w: Float[Tensor, "blocks_or_layers batch d_latent"],
-                input_noise: Noise = "random") -> Float[Tensor, "batch 3 height width"]:
+                input_noise: Noise = "random") -> Float[Tensor, "batch channels height width"]:
         """
         Args:
             w: one w per block (every layer of block i takes w[i]), or one per layer (twice as many, as the paper has
@@ -261,15 +267,15 @@ class ResidualGenerator(StyleGenerator):
     Args: as in `StyleGenerator`; w, noise and errors as in `Generator`.
     """
 
-    block = ResidualBlock
+    make_block = ResidualBlock
 
     def __init__(self, log_resolution: int, d_latent: int, n_features: int = 32, max_features: int = 512,
-                 style_block: Callable[..., nn.Module] = StyleBlock):
-        super().__init__(log_resolution, d_latent, n_features, max_features, style_block)
-        self.to_rgb = ToRGB(d_latent, self.features[-1])
+                 style_block: Callable[..., nn.Module] = StyleBlock, n_channels: int = 3):
+        super().__init__(log_resolution, d_latent, n_features, max_features, style_block, n_channels)
+        self.to_rgb = ToRGB(d_latent, self.features[-1], n_channels)
 
     def forward(self, w: Float[Tensor, "blocks_or_layers batch d_latent"],
-                input_noise: Noise = "random") -> Float[Tensor, "batch 3 height width"]:
+                input_noise: Noise = "random") -> Float[Tensor, "batch channels height width"]:
         w_first, *w_blocks = w_of_blocks = self.w_of_blocks(w)
         noise_first, *noise_blocks = self.noise_of_blocks(input_noise)
         with at_resolution(self.constant(w.shape[1]), self.n_blocks - 1) as features:

@@ -15,14 +15,24 @@ MAX_PIXELS = 2**28  # of a picture: 0.8 GB as bytes
 PIXELS_AT_ONCE = 2**22  # of images that are generated together: 4 at 1024², about 2 GB of activations
 
 
-def to_uint8(images: Float[Tensor, "*batch 3 h w"]) -> UInt8[Tensor, "*batch 3 h w"]:
+def to_uint8(images: Float[Tensor, "*batch channels h w"]) -> UInt8[Tensor, "*batch channels h w"]:
     """[−1, 1] to 0 … 255, rounded; what lies outside is clipped."""
     return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
-def to_float(images: UInt8[Tensor, "*batch 3 h w"]) -> Float[Tensor, "*batch 3 h w"]:
+def to_float(images: UInt8[Tensor, "*batch channels h w"]) -> Float[Tensor, "*batch channels h w"]:
     """0 … 255 to [−1, 1]."""
     return images.float() / 127.5 - 1
+
+
+def to_rgb(images: Float[Tensor, "*batch channels h w"]) -> Float[Tensor, "*batch 3 h w"]:
+    """For what sees colours only: grey three times, RGBA in front of white."""
+    if images.shape[-3] == 1:
+        return images.expand(*images.shape[:-3], 3, -1, -1)
+    if images.shape[-3] == 4:
+        opaque = (images[..., 3:, :, :].clamp(-1, 1) + 1) / 2
+        return opaque * images[..., :3, :, :] + (1 - opaque)
+    return images
 
 
 def images_at_once(side: int, most: int) -> int:
@@ -32,20 +42,22 @@ def images_at_once(side: int, most: int) -> int:
     return max(1, min(most, PIXELS_AT_ONCE // side**2))
 
 
-def tile(images: Float[Tensor, "n 3 h w"], columns: int) -> Image.Image:
-    """The images row by row in one picture, without gaps; the last row is filled up with white.
+def tile(images: Float[Tensor, "n channels h w"], columns: int) -> Image.Image:
+    """The images row by row in one picture, grey, RGB or RGBA as they are, without gaps; the last row is filled up with
+    white.
 
     Raises:
         ValueError: there is no image, or columns is less than 1.
     """
     if len(images) == 0 or columns < 1:
         raise ValueError(f"a grid needs at least one image and one column, not {len(images)} and {columns}")
-    n, _, h, w = images.shape
+    n, channels, h, w = images.shape
     rows = -(-n // columns)
-    cells = torch.full([rows * columns, 3, h, w], 255, dtype=torch.uint8)
+    cells = torch.full([rows * columns, channels, h, w], 255, dtype=torch.uint8)
     cells[:n] = to_uint8(images).cpu()
-    grid = cells.reshape(rows, columns, 3, h, w).permute(0, 3, 1, 4, 2)  # [rows, h, columns, w, 3]
-    return Image.fromarray(grid.reshape(rows * h, columns * w, 3).numpy())
+    grid = cells.reshape(rows, columns, channels, h, w).permute(0, 3, 1, 4, 2)  # [rows, h, columns, w, channels]
+    pixels = grid.reshape(rows * h, columns * w, channels).numpy()
+    return Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
 
 
 def check_grid(rows: int, columns: int, side: int) -> None:
@@ -87,7 +99,7 @@ def signature() -> dict[str, Any]:
     return {"exif": exif, "comment": mark("picture")}
 
 
-def save_grid(images: Float[Tensor, "n 3 h w"], path: Path, columns: int) -> None:
+def save_grid(images: Float[Tensor, "n channels h w"], path: Path, columns: int) -> None:
     """Write `tile(images, columns)` as the kind of file that the suffix names: all of it, or nothing."""
     with whole(path) as part:
         save_picture(tile(images, columns), part)

@@ -82,14 +82,15 @@ class FadingRGB(nn.Module):
 
     Args:
         features: channels at 4², 8², ….
+        n_channels: of the image: 3, or 1 (grey) or 4 (RGBA).
     """
 
-    def __init__(self, features: list[int]):
+    def __init__(self, features: list[int], n_channels: int = 3):
         super().__init__()
-        self.layers = nn.ModuleList(EqualizedConv2d(f, 3, kernel_size=1) for f in features)
+        self.layers = nn.ModuleList(EqualizedConv2d(f, n_channels, kernel_size=1) for f in features)
 
     def forward(self, below: Float[Tensor, "batch features_below h2 w2"], x: Float[Tensor, "batch features h w"],
-                top: int, alpha: float) -> Float[Tensor, "batch 3 h w"]:
+                top: int, alpha: float) -> Float[Tensor, "batch channels h w"]:
         """(1 − α)·double(toRGB(below)) + α·toRGB(x).
 
         Args:
@@ -112,6 +113,7 @@ class ProgressiveGenerator(nn.Module):
         d_latent: size of the latent vector.
         n_features: channels at the highest resolution; they double with each halving of it.
         max_features: limit for the low resolutions.
+        n_channels: of the images: 3, or 1 (grey) or 4 (RGBA).
 
     Raises:
         ValueError: log_resolution is less than 2; (forward) stage is out of range.
@@ -119,7 +121,8 @@ class ProgressiveGenerator(nn.Module):
 
     n_layers = 1
 
-    def __init__(self, log_resolution: int, d_latent: int, n_features: int = 32, max_features: int = 512):
+    def __init__(self, log_resolution: int, d_latent: int, n_features: int = 32, max_features: int = 512,
+                 n_channels: int = 3):
         super().__init__()
         features = features_of_blocks(log_resolution, n_features, max_features)
         self.n_blocks, self.d_latent, self.stage = len(features), d_latent, float(len(features) - 1)
@@ -130,10 +133,10 @@ class ProgressiveGenerator(nn.Module):
         self.blocks = nn.ModuleList(
             nn.Sequential(nn.Upsample(scale_factor=2), normalised_convolution(a, b), normalised_convolution(b, b))
             for a, b in itertools.pairwise(features))
-        self.to_rgb = FadingRGB(features)
+        self.to_rgb = FadingRGB(features, n_channels)
 
     def forward(self, w: Float[Tensor, "layers batch d_latent"],
-                input_noise: Noise = None) -> Float[Tensor, "batch 3 height width"]:
+                input_noise: Noise = None) -> Float[Tensor, "batch channels height width"]:
         """
         Args:
             w: w[0] is the normalised latent vector, `MappingNetwork(d_latent, n_layers=0)(z)`. There is one layer that
@@ -157,13 +160,13 @@ class GrowingDiscriminator(DiscriminatorBase):
     block: Callable[..., nn.Module] = staticmethod(down_convolutions)
 
     def __init__(self, log_resolution: int, n_features: int = 64, max_features: int = 512, group_size: int = 4,
-                 n_classes: int = 0, label_layers: int = 0):
-        super().__init__(log_resolution, n_features, max_features, group_size, n_classes, label_layers)
+                 n_classes: int = 0, label_layers: int = 0, n_channels: int = 3):
+        super().__init__(log_resolution, n_features, max_features, group_size, n_classes, label_layers, n_channels)
         self.stage = float(self.n_blocks - 1)
-        self.from_rgb = nn.ModuleList(map(from_rgb, self.features))
+        self.from_rgb = nn.ModuleList(from_rgb(f, n_channels) for f in self.features)
         self.blocks = nn.ModuleList(itertools.starmap(self.block, itertools.pairwise(self.features)))
 
-    def forward(self, x: Float[Tensor, "batch 3 height width"],
+    def forward(self, x: Float[Tensor, "batch channels height width"],
                 labels: Int[Tensor, "batch"] | None = None) -> Float[Tensor, "batch 1"]:
         top, alpha = split_stage(self.stage, self.n_blocks)
         image = self.check(x, 4 << top, labels)

@@ -95,16 +95,16 @@ class GrowingGenerator(StyleGenerator):
         ValueError: as in `StyleGenerator`; (forward) stage is out of range; w or noise do not fit, as in `Generator`.
     """
 
-    block = GrowingBlock
+    make_block = GrowingBlock
 
     def __init__(self, log_resolution: int, d_latent: int, n_features: int = 32, max_features: int = 512,
-                 style_block: Callable[..., nn.Module] = StyleBlock):
-        super().__init__(log_resolution, d_latent, n_features, max_features, style_block)
+                 style_block: Callable[..., nn.Module] = StyleBlock, n_channels: int = 3):
+        super().__init__(log_resolution, d_latent, n_features, max_features, style_block, n_channels)
         self.stage = float(self.n_blocks - 1)
         nn.init.ones_(self.initial_constant)
         self.style_constant = (
             AdaINLayer(d_latent, self.features[0], resolution=4) if style_block is AdaINBlock else None)
-        self.to_rgb = FadingRGB(self.features)
+        self.to_rgb = FadingRGB(self.features, n_channels)
 
     @property
     def n_layers(self) -> int:
@@ -117,7 +117,7 @@ class GrowingGenerator(StyleGenerator):
         return slice(max(0, end - 2), end)
 
     def forward(self, w: Float[Tensor, "blocks_or_layers batch d_latent"],
-                input_noise: Noise = "random") -> Float[Tensor, "batch 3 height width"]:
+                input_noise: Noise = "random") -> Float[Tensor, "batch channels height width"]:
         top, alpha = split_stage(self.stage, self.n_blocks)
         w_first, *w_blocks = self.w_of_blocks(w)
         noise_first, *noise_blocks = self.noise_of_blocks(input_noise)

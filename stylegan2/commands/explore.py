@@ -154,7 +154,8 @@ class Project(Exploration):
     def picture(self, trained: TrainedGenerator) -> Image.Image:
         side, files = explore.image_side(trained), listed(self.images)
         check_grid(len(files), 3, explore.cell_side(trained))
-        targets = torch.stack([read_image(path, side, trained.settings.background) for path in files])
+        s = trained.settings
+        targets = torch.stack([read_image(path, side, s.background, s.channels) for path in files])
         found = {}
         for name, free_layers in (("w", False), ("w_per_layer", True)):
             found[name] = explore.project(trained, targets, free_layers=free_layers, steps=self.steps,
@@ -183,15 +184,16 @@ def listed(paths: Sequence[Path]) -> list[Path]:
     return files
 
 
-def read_image(path: Path, side: int, background: tuple[int, int, int]) -> torch.Tensor:
-    """[3, side, side] in [−1, 1].
+def read_image(path: Path, side: int, background: tuple[int, int, int], channels: int = 3) -> torch.Tensor:
+    """[channels, side, side] in [−1, 1].
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it cannot be read as an image.
     """
     try:
-        return to_float(torch.from_numpy(prepare(Image.open(path), side, background).copy()).permute(2, 0, 1))
+        pixels = prepare(Image.open(path), side, background, channels=channels)
+        return to_float(torch.from_numpy(pixels.copy()).permute(2, 0, 1))
     except FileNotFoundError:
         raise
     except Exception as error:  # Pillow's decoders raise nearly anything on a broken file

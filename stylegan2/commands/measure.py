@@ -53,7 +53,7 @@ class Measure:
         """The numbers with how they were made, for a file and in words."""
         trained = load_here(self.run)
         s, device = trained.settings, trained.mapping.mean_w.device
-        source = open_source(self.data or s.data, s.resolution, s.background, white=s.white)
+        source = open_source(self.data or s.data, s.resolution, s.background, white=s.white, channels=s.channels)
         if not self.data:
             check_same_set(self.run, s.data, source.fingerprint)
         classifier = load_classifier().to(device)

@@ -1,14 +1,16 @@
 """python -m stylegan2 train"""
 
+import contextlib
 import os
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
+from stylegan2.data import channels_of
 from stylegan2.fields import Count, Range, check_fields, flag
 from stylegan2.training.checkpoint import checkpoints
 from stylegan2.training.config import Model, Settings
@@ -79,10 +81,11 @@ class Train:
 
 
 def in_one_line(s: Settings) -> str:
-    """What the run computes with, in one line."""
+    """What the run computes with."""
+    kind = {1: "grey", 3: "RGB", 4: "RGBA"}[s.channels]
     augment = f"augmentation up to full in {s.augment_images} images" if s.augment else "no augmentation"
-    return (f"batch {s.batch_size}, rate {s.learning_rate:g}, γ {s.r1_gamma:.3g}, {augment}, average over "
-            f"{s.ema_half_life} images, {s.n_features} to {s.max_features} channels, {s.mapping_layers} mapping "
+    return (f"{kind} images, batch {s.batch_size}, rate {s.learning_rate:g}, γ {s.r1_gamma:.3g}, {augment}, average "
+            f"over {s.ema_half_life} images, {s.n_features} to {s.max_features} features, {s.mapping_layers} mapping "
             f"layers, {'with' if s.noise else 'without'} noise: the published recipe where no flag says otherwise")
 
 
@@ -97,6 +100,7 @@ class Which:
     model: Model | None = None
     data: str = Settings.data
     resolution: int | None = None
+    channels: Literal[1, 3, 4] | None = None
     start: Annotated[str | None, flag(name="from")] = None
     batch_size: int | None = None
     images: int | None = None
@@ -121,6 +125,9 @@ def parse_train(arguments: Sequence[str], prog: str) -> Train:
                      int(os.environ.get("WORLD_SIZE", "1")), which.batch_size, which.images, which.start)
     if source is not None:
         default = started_from(source, default)
+    elif not which.resume and which.channels is None:
+        with contextlib.suppress(FileNotFoundError):  # which the trainer will name
+            default = replace(default, channels=channels_of(which.data))
     if which.resume:
         return resumed(Train(default, which.run).folder(), arguments, prog)
     command = tyro.cli(Train, args=arguments, default=Train(default), prog=prog)

@@ -28,7 +28,7 @@ class Sampler(nn.Module):
         self.n_blocks = trained.settings.log_resolution - 1
 
     def forward(self, z: Float[Tensor, "batch d_latent"], psi: Float[Tensor, ""],
-                labels: Int[Tensor, "batch"] | None = None) -> Float[Tensor, "batch 3 side side"]:
+                labels: Int[Tensor, "batch"] | None = None) -> Float[Tensor, "batch channels side side"]:
         w = torch.lerp(self.trained.mapping.mean_w, self.trained.mapping(z, labels), psi)
         return self.trained.generator(w.expand(self.n_blocks, -1, -1), self.trained.noise)
 

@@ -1,6 +1,7 @@
 """Published names to the settings and tensors of a run."""
 
 from pathlib import Path
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -80,4 +81,15 @@ def settings_of(path: Path, mapping: MappingNetwork, generator: Generator) -> Se
     return Settings(
         data=path.name, labels=mapping.n_classes > 0, resolution=resolution, n_features=n_features,
         max_features=generator.initial_constant.shape[1], d_latent=generator.d_latent,
-        mapping_layers=len(mapping.layers), noise=True)
+        mapping_layers=len(mapping.layers), noise=True, channels=channels_of(path, generator))
+
+
+def channels_of(path: Path, generator: Generator) -> Literal[1, 3, 4]:
+    """
+    Raises:
+        ValueError: the images are neither grey nor RGB nor RGBA.
+    """
+    for channels in get_args(Literal[1, 3, 4]):
+        if generator.n_channels == channels:
+            return channels
+    raise ValueError(f"{path} makes images of {generator.n_channels} channels: those of 1, 3 or 4 are read")

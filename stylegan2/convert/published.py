@@ -77,7 +77,8 @@ def build_generator(tensors: Tensors) -> Generator:
     channels = [shape(tensors, f"b{4 << i}.conv1.weight", 4)[0] for i in range(log_resolution - 1)]
     n_features, max_features = channel_rule(channels, "G.synthesis.")
     _, w_dim = shape(tensors, "b4.conv1.affine.weight", 2)
-    generator = Generator(log_resolution, w_dim, n_features, max_features)
+    n_channels = shape(tensors, "b4.torgb.weight", 4)[0]
+    generator = Generator(log_resolution, w_dim, n_features, max_features, n_channels=n_channels)
     return place(generator, tensors, synthesis_names(log_resolution), "G.synthesis.")
 
 
@@ -87,8 +88,9 @@ def build_discriminator(tensors: Tensors) -> Discriminator:
     channels = [shape(tensors, "b4.conv.weight", 4)[0], *conv0]
     n_features, max_features = channel_rule(channels, "D.")
     label_layers, n_classes = layers_and_classes(tensors, "mapping.")
+    n_channels = shape(tensors, f"b{1 << log_resolution}.fromrgb.weight", 4)[1]
     discriminator = Discriminator(log_resolution, n_features, max_features, n_classes=n_classes,
-                                  label_layers=label_layers)
+                                  label_layers=label_layers, n_channels=n_channels)
     names = discriminator_names(log_resolution, label_layers if n_classes else None)
     return place(discriminator, tensors, names, "D.")
 
@@ -102,7 +104,7 @@ def layers_and_classes(tensors: Tensors, prefix: str = "") -> tuple[int, int]:
 
 def place(module: Module, tensors: Tensors, names: Mapping[str, str], prefix: str) -> Module:
     """Copy the tensors into the module, each to the place that its published name has there."""
-    hint = ("Read are the skip generator and the residual discriminator of StyleGAN2, with 3-channel images; "
+    hint = ("Read are the skip generator and the residual discriminator of StyleGAN2; "
             "published networks of another architecture are not")
     missing, left = sorted(names.keys() - tensors.keys()), sorted(tensors.keys() - names.keys())
     for these, what in ((missing, "missing"), (left, "left over")):

@@ -18,17 +18,19 @@ class Preparation(NamedTuple):
         background: the colour behind transparent pixels, 0 … 255.
         white: value of the brightest pixel that the files can hold, 1 … 65535; what
             their 8 or 16 bits can hold, when not given.
+        channels: 1 (grey), 3 (RGB) or 4 (RGBA).
     """
 
     resolution: int
     background: Colour
     white: int | None = None
+    channels: int = 3
 
 
 def prepare(image: Image.Image, resolution: int, background: Colour,
-            white: int | None = None) -> UInt8[np.ndarray, "side side 3"]:
-    """An opened image as pixels: upright, composited on the background, its middle square, resized with a low-pass
-    filter. Of an animation the first frame. The arguments are those of `Preparation`.
+            white: int | None = None, channels: int = 3) -> UInt8[np.ndarray, "side side channels"]:
+    """An opened image as pixels: upright, its middle square, resized with a low-pass filter, and unless there are 4
+    channels composited on the background. Of an animation the first frame. The arguments are those of `Preparation`.
 
     Raises:
         ValueError: it has no pixels that fit into 0 … 255, or suspiciously many; the
@@ -41,12 +43,21 @@ def prepare(image: Image.Image, resolution: int, background: Colour,
     fit_transparency(image)
     image = to_8_bits(ImageOps.exif_transpose(image), white)
     # Before the resize: the colour of a transparent pixel is arbitrary, and must not bleed over the edge.
-    if image.mode == "RGBA":
+    if image.mode == "RGBA" and channels < 4:
         image = Image.alpha_composite(Image.new("RGBA", image.size, (*background, 255)), image)
-        image = image.convert("RGB")
+    image = image.convert({1: "L", 3: "RGB", 4: "RGBA"}[channels])
     if image.size != (resolution, resolution):
         image = ImageOps.fit(image, (resolution, resolution), Image.Resampling.LANCZOS)
-    return np.asarray(image)
+    if channels == 4:
+        return with_background(np.array(image), background)
+    return np.asarray(image).reshape(resolution, resolution, channels)
+
+
+def with_background(pixels: UInt8[np.ndarray, "side side 4"],
+                    background: Colour) -> UInt8[np.ndarray, "side side 4"]:
+    """Where nothing is seen, the background's colour, in place of an arbitrary one."""
+    pixels[pixels[..., 3] == 0, :3] = background
+    return pixels
 
 
 def check_colours(background: Colour, white: int | None) -> None:

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from stylegan2.data.source import ImageSource, StoredImages
 
 GROUP_PIXELS = 2**18  # drawn at once where nobody draws ahead: PyTorch's calls cost more than few pixels do
-Batch = tuple[UInt8[Tensor, "batch 3 side side"], Int[Tensor, "batch"] | None]
+Batch = tuple[UInt8[Tensor, "batch channels side side"], Int[Tensor, "batch"] | None]
 
 
 class Loader:

@@ -4,13 +4,16 @@ import logging
 import zipfile
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Int
+from PIL import ImageOps
 from torch import Tensor
 
-from stylegan2.data.decode import Colour, Preparation, check_colours
+from stylegan2.data.decode import Colour, Preparation, check_colours, check_size, to_8_bits
+from stylegan2.data.fingerprint import evenly_spread
 from stylegan2.data.named import NAMED_SETS
 from stylegan2.data.names import printable
 from stylegan2.data.rows import ArrayRows, FolderRows, Rows, ZipRows, read_npz
@@ -23,7 +26,7 @@ MEMORY_LIMIT = 2**31  # bytes: a set that needs no more than this as pixels is d
 
 def open_source(data: str | Path | np.ndarray | Tensor | ImageSource, resolution: int,
                 background: Colour = (255, 255, 255), seed: int = 0,
-                white: int | None = None) -> ImageSource:
+                white: int | None = None, channels: int = 3) -> ImageSource:
     """The images that `data` names.
 
     Args:
@@ -35,6 +38,8 @@ def open_source(data: str | Path | np.ndarray | Tensor | ImageSource, resolution
         white: value of the brightest pixel that the files can hold, 1 … 65535: 255, or
             65535 in 16 bits, when not given; 4095 for 12 bits stored in 16. What is
             above becomes white; one above 255 leaves images of 8 bits as they are.
+        channels: 1 (grey), 3 (RGB) or 4 (RGBA) of the images; transparent pixels are laid
+            over the background unless there are 4.
 
     Raises:
         FileNotFoundError: there is nothing of that name.
@@ -46,13 +51,15 @@ def open_source(data: str | Path | np.ndarray | Tensor | ImageSource, resolution
     check_resolution(resolution)
     check_colours(background, white)
     if isinstance(data, str) and data == "toyfaces":
+        if channels != 3:
+            raise ValueError(f"channels is {channels}: toyfaces are RGB, with 3")
         return ToyFaces(resolution, seed=seed)
     if not isinstance(data, str | Path | np.ndarray | Tensor):
         if data.resolution != resolution:
             raise ValueError(f"the source has images of {data.resolution}², the resolution asked for is {resolution}")
         return data
-    rows, size = open_rows(data), 3 * resolution**2
-    preparation = Preparation(resolution, background, white)
+    rows, size = open_rows(data), channels * resolution**2
+    preparation = Preparation(resolution, background, white, channels)
     if len(rows) * size <= MEMORY_LIMIT:
         return decode_now(rows, preparation)
     log.info("%s: %d images of %d² would take %.1f GiB decoded, more than the %.0f GiB that are kept in memory; each "
@@ -113,3 +120,33 @@ def shuffled_indices(size: int, position: int, count: int, seed: int) -> Int[Ten
 def epoch_order(size: int, epoch: int, seed: int) -> Int[Tensor, "size"]:
     """The order in which one epoch goes through the set."""
     return torch.randperm(size, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+
+
+LOOKED_AT = 64  # images of a set, to find out whether it is grey
+GREY = 6  # levels of 255 that red, green and blue of a grey pixel may differ by
+
+
+def channels_of(data: str) -> Literal[1, 3]:
+    """1 for a set whose images are all grey, as far as a few tell, whatever they are stored as; else 3. A public set
+    is not fetched for it.
+
+    Raises:
+        FileNotFoundError, ValueError: as `open_source` says.
+    """
+    if data == "toyfaces" or data in NAMED_SETS:
+        return 1 if data == "fashion-mnist" else 3
+    rows = open_rows(data)
+    return 1 if len(rows) and all(is_grey(rows, int(i)) for i in evenly_spread(len(rows), LOOKED_AT)) else 3
+
+
+def is_grey(rows: Rows, i: int) -> bool:
+    """Whether no pixel of an image has a colour; a few levels may come from a JPEG. True for a broken one, which
+    says nothing."""
+    try:
+        with rows.open(i) as image:
+            check_size(image)
+            image.draft("RGB", (64, 64))
+            small = np.asarray(ImageOps.contain(to_8_bits(image, None).convert("RGB"), (64, 64)), np.int16)
+    except Exception:  # Pillow's decoders raise nearly anything; opening the set will name it
+        return True
+    return int(np.ptp(small, axis=2).max()) <= GREY

@@ -247,18 +247,19 @@ class ArrayRows:
             pixels = np.moveaxis(pixels, 0, 2)  # [c, h, w] -> [h, w, c]
         return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels))
 
-    def pixels(self, resolution: int, white: int | None) -> np.ndarray | None:
-        """All images as [n, 3, resolution, resolution], where they need no decoding and
-        no resizing; 0 … white (as `Preparation` says) scaled to 0 … 255.
+    def pixels(self, resolution: int, white: int | None, channels: int) -> np.ndarray | None:
+        """All images as [n, channels, resolution, resolution], where they need no decoding, no resizing and no other
+        colours; 0 … white (as `Preparation` says) scaled to 0 … 255.
         """
         array = self.array[:, None] if self.array.ndim == 3 else self.array
         if self.channels_last:
             array = np.moveaxis(array, 3, 1)
-        if array.shape[1] == 4 or array.shape[2:] != (resolution, resolution):
+        as_they_are = array.shape[1] in (1, 3) and (array.shape[1], channels) != (3, 1)
+        if not as_they_are or channels == 4 or array.shape[2:] != (resolution, resolution):
             return None
         if white is not None and white < 255:
             array = scaled(np.arange(256), white)[array]
-        return np.array(np.broadcast_to(array, (len(array), 3, resolution, resolution)), order="C")
+        return np.array(np.broadcast_to(array, (len(array), channels, resolution, resolution)), order="C")
 
 
 def load_npy(path: Path) -> np.ndarray:

@@ -54,7 +54,7 @@ class ImageSource(Protocol):
 
     def __len__(self) -> int: ...
 
-    def images(self, index: Int[Tensor, "batch"]) -> UInt8[Tensor, "batch 3 side side"]:
+    def images(self, index: Int[Tensor, "batch"]) -> UInt8[Tensor, "batch channels side side"]:
         """The images of these indices, 0 … 255. The same whenever and wherever it is called."""
         ...
 
@@ -64,7 +64,7 @@ class ImageSource(Protocol):
 
 
 class StoredImages:
-    """Images in memory, 3·resolution² bytes each.
+    """Images in memory, channels·resolution² bytes each.
 
     Args:
         pixels: 0 … 255.
@@ -73,7 +73,7 @@ class StoredImages:
         origin: what they were decoded from, whose fingerprint they have.
     """
 
-    def __init__(self, pixels: UInt8[Tensor, "n 3 side side"], labels: Int[Tensor, "n"] | None = None,
+    def __init__(self, pixels: UInt8[Tensor, "n channels side side"], labels: Int[Tensor, "n"] | None = None,
                  class_names: tuple[str, ...] = (), origin: Rows | None = None):
         self.pixels, self.classes, self.origin = pixels, labels, origin
         self.resolution = pixels.shape[-1]
@@ -90,7 +90,7 @@ class StoredImages:
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def images(self, index: Int[Tensor, "batch"]) -> UInt8[Tensor, "batch 3 side side"]:
+    def images(self, index: Int[Tensor, "batch"]) -> UInt8[Tensor, "batch channels side side"]:
         return self.pixels[index]
 
     def labels(self, index: Int[Tensor, "batch"]) -> Int[Tensor, "batch"] | None:
@@ -128,13 +128,13 @@ class DecodedImages:
     def __len__(self) -> int:
         return len(self.usable)
 
-    def images(self, index: Int[Tensor, "batch"]) -> UInt8[Tensor, "batch 3 side side"]:
+    def images(self, index: Int[Tensor, "batch"]) -> UInt8[Tensor, "batch channels side side"]:
         return torch.from_numpy(np.stack([self.image(int(i)) for i in index])).permute(0, 3, 1, 2).contiguous()
 
     def labels(self, index: Int[Tensor, "batch"]) -> Int[Tensor, "batch"] | None:
         return None if self.rows.labels is None else torch.from_numpy(self.rows.labels[self.usable[index.numpy()]])
 
-    def image(self, i: int) -> UInt8[np.ndarray, "side side 3"]:
+    def image(self, i: int) -> UInt8[np.ndarray, "side side channels"]:
         """Image i, or the first one of its class after it that can be decoded."""
         labels = self.rows.labels
         for row in np.roll(self.usable, -i):
@@ -146,14 +146,14 @@ class DecodedImages:
 
 
 def decode(rows: Rows, row: int, preparation: Preparation
-           ) -> tuple[UInt8[np.ndarray, "side side 3"], Brightness | None] | None:
+           ) -> tuple[UInt8[np.ndarray, "side side channels"], Brightness | None] | None:
     """One image, and its brightness where no pixel of it exceeds `DARK`; nothing for a
     broken file, which is named in the log.
     """
     try:
         with rows.open(row) as image:
             raw, pixels = raw_mode(image), prepare(image, *preparation)
-            return pixels, None if pixels.max() > DARK else brightness(image, raw)
+            return pixels, None if pixels[..., :3].max() > DARK else brightness(image, raw)
     except Exception as error:  # Pillow's decoders raise nearly anything on a broken file
         log.warning("skipped %s: %s", rows.name(row), error)
         return None
@@ -177,14 +177,14 @@ def decode_now(rows: Rows, preparation: Preparation) -> StoredImages:
         ValueError: none of them is usable, or as `check_dark` says.
     """
     side, white = preparation.resolution, preparation.white
-    whole = rows.pixels(side, white) if isinstance(rows, ArrayRows) else None
+    whole = rows.pixels(side, white, preparation.channels) if isinstance(rows, ArrayRows) else None
     if isinstance(rows, ArrayRows) and whole is not None:
         if whole.max() <= DARK:
             most = Brightness(int(rows.array.max()), 255, False)
             check_dark(rows.what, [most], len(rows), white)
         labels = None if rows.labels is None else torch.from_numpy(rows.labels)
         return StoredImages(torch.from_numpy(whole), labels, rows.class_names, rows)
-    pixels = np.empty((len(rows), side, side, 3), np.uint8)
+    pixels = np.empty((len(rows), side, side, preparation.channels), np.uint8)
     dark_ones: dict[int, Brightness | None] = {}
 
     def fill(row: int) -> bool:

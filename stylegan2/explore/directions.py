@@ -116,7 +116,7 @@ def move(w: Float[Tensor, "layers batch d_latent"], direction: Float[Tensor, "d_
 
 def move_grid(trained: TrainedGenerator, w: Float[Tensor, "layers rows d_latent"],
               direction: Float[Tensor, "d_latent"], amounts: Sequence[float],
-              layers: range) -> Float[Tensor, "rows columns 3 side side"]:
+              layers: range) -> Float[Tensor, "rows columns channels side side"]:
     """Row i, column j: w[i] moved by amounts[j]."""
     return torch.stack([synthesize(trained, move(w, direction, amount, layers)) for amount in amounts], dim=1)
 

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from stylegan2.explore.latents import CELL, as_noise, device_of, stored_maps, synthesize
-from stylegan2.images import tile
+from stylegan2.images import tile, to_rgb
 from stylegan2.weights import TrainedGenerator
 
 
@@ -34,7 +34,7 @@ def mix(a: Float[Tensor, "layers batch d_latent"], b: Float[Tensor, "layers batc
 
 def mixing_grid(trained: TrainedGenerator, a: Float[Tensor, "layers rows d_latent"],
                 b: Float[Tensor, "layers columns d_latent"],
-                layers: range) -> Float[Tensor, "rows columns 3 side side"]:
+                layers: range) -> Float[Tensor, "rows columns channels side side"]:
     """Row i, column j: a[i] with the styles of b[j] in `layers`.
 
     Raises:
@@ -45,15 +45,15 @@ def mixing_grid(trained: TrainedGenerator, a: Float[Tensor, "layers rows d_laten
     return synthesize(trained, mixed).unflatten(0, (rows, columns))
 
 
-def with_sources(grid: Float[Tensor, "rows columns 3 side side"], a: Float[Tensor, "rows 3 side side"],
-                 b: Float[Tensor, "columns 3 side side"]) -> Float[Tensor, "rows1 columns1 3 side side"]:
+def with_sources(grid: Float[Tensor, "rows columns channels side side"], a: Float[Tensor, "rows channels side side"],
+                 b: Float[Tensor, "columns channels side side"]) -> Float[Tensor, "rows1 columns1 channels side side"]:
     """A mixing grid with the images of its sources a to the left and b above; the corner is white."""
     first = torch.cat([torch.ones_like(b[:1]), b])[None]  # [1, 1 + columns, 3, side, side]
     return torch.cat([first, torch.cat([a[:, None], grid], dim=1)])
 
 
 def truncation_sweep(trained: TrainedGenerator, w: Float[Tensor, "layers rows d_latent"], psis: Sequence[float],
-                     cutoff: int | None = None) -> Float[Tensor, "rows columns 3 side side"]:
+                     cutoff: int | None = None) -> Float[Tensor, "rows columns channels side side"]:
     """Row i, column j: w[i] truncated by psis[j]; a negative ψ gives what is opposite to w in every way.
 
     Args:
@@ -90,7 +90,7 @@ def noise_variation(trained: TrainedGenerator, w: Float[Tensor, "layers batch d_
     return torch.stack(variation)
 
 
-def sheet(images: Float[Tensor, "rows columns 3 side side"], row_labels: Sequence[str] = (),
+def sheet(images: Float[Tensor, "rows columns channels side side"], row_labels: Sequence[str] = (),
           column_labels: Sequence[str] = (), sources: bool = False) -> Image.Image:
     """The images in one picture, with labels to the left and above; small images are enlarged without smoothing.
 
@@ -115,7 +115,7 @@ def sheet(images: Float[Tensor, "rows columns 3 side side"], row_labels: Sequenc
     page = Image.new("RGB", (x[-1] + cell, y[-1] + cell), "white")
     for i in range(rows):
         for j in range(columns):
-            page.paste(tile(images[i, j][None], 1).resize((cell, cell), Image.Resampling.NEAREST), (x[j], y[i]))
+            page.paste(tile(to_rgb(images[i, j][None]), 1).resize((cell, cell), Image.Resampling.NEAREST), (x[j], y[i]))
     draw = ImageDraw.Draw(page)
     for label, start in zip(row_labels, y, strict=False):
         draw.text((left - 6, start + cell / 2), label, fill="black", font=font, anchor="rm")

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from stylegan2.explore.latents import CELL, per_layer, synthesize
-from stylegan2.images import tile
+from stylegan2.images import tile, to_rgb
 from stylegan2.weights import TrainedGenerator
 
 
@@ -77,5 +77,5 @@ def film(trained: TrainedGenerator, w: Float[Tensor, "frames cells d_latent"],
     for frame in w:
         images = synthesize(trained, per_layer(trained, frame))
         scale = max(1, round(CELL / images.shape[-1]))
-        picture = tile(images, columns)
+        picture = tile(to_rgb(images), columns)
         yield picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)

@@ -50,7 +50,7 @@ def draw_w(trained: TrainedGenerator, count: int, seed: int = 0, psi: float = 1.
 
 @torch.no_grad()
 def synthesize(trained: TrainedGenerator,
-               w: Float[Tensor, "layers batch d_latent"]) -> Float[Tensor, "batch 3 side side"]:
+               w: Float[Tensor, "layers batch d_latent"]) -> Float[Tensor, "batch channels side side"]:
     """Images in about [−1, 1] on the generator's device, with the stored noise if the run was trained with noise.
 
     Raises:

@@ -26,15 +26,15 @@ class Projection:
     w: Float[Tensor, "layers batch d_latent"]
     noise: Noise
     """What the generator takes beside w: the maps that were found, or None for a run without noise."""
-    images: Float[Tensor, "batch 3 side side"]
+    images: Float[Tensor, "batch channels side side"]
     distances: Float[Tensor, "batch"]
     """Of the images from the targets."""
     history: Float[Tensor, "steps batch"]
     """The distance at each step, at the w that noise was added to."""
 
 
-def pyramid_distance(images: Float[Tensor, "batch 3 side side"],
-                     targets: Float[Tensor, "batch 3 side side"]) -> Float[Tensor, "batch"]:
+def pyramid_distance(images: Float[Tensor, "batch channels side side"],
+                     targets: Float[Tensor, "batch channels side side"]) -> Float[Tensor, "batch"]:
     """Mean absolute difference of the pixels, averaged over the image at full size, half, a quarter … 4².
 
     The small sizes tell an image that is nearly there but shifted from one that is all wrong, which pixels at full
@@ -48,7 +48,7 @@ def pyramid_distance(images: Float[Tensor, "batch 3 side side"],
     return torch.stack(levels).mean(dim=0)
 
 
-def project(trained: TrainedGenerator, targets: Float[Tensor, "batch 3 side side"], *, free_layers: bool = False,
+def project(trained: TrainedGenerator, targets: Float[Tensor, "batch channels side side"], *, free_layers: bool = False,
             steps: int = 1000, learning_rate: float = 0.1, noise_weight: float = 1e5,
             distance: Distance = pyramid_distance, label: int | None = None, seed: int = 0) -> Projection:
     """Search w by gradient descent from the mean of w. On a CPU the same seed gives the same result bit for bit.

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from stylegan2.images import to_uint8
+from stylegan2.images import to_rgb, to_uint8
 
 
 @runtime_checkable
@@ -21,7 +21,7 @@ class FeatureExtractor(Protocol):
 
     name: str
 
-    def __call__(self, images: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch d"]: ...
+    def __call__(self, images: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch d"]: ...
 
 
 class InceptionFeatures(nn.Module):
@@ -51,11 +51,11 @@ class InceptionFeatures(nn.Module):
                                   "there is a network, or use the features of ToyFaces") from error
 
     @torch.no_grad()
-    def forward(self, images: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch 2048"]:
+    def forward(self, images: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch 2048"]:
         return self.inception(to_uint8(images))[0]
 
 
 @torch.no_grad()
 def extract(extractor: Callable[[Tensor], Tensor], batches: Iterable[Tensor]) -> Float[Tensor, "n d"]:
-    """The features of all batches [_, 3, h, w], on the CPU; the images are not kept."""
-    return torch.cat([extractor(batch).cpu() for batch in batches])
+    """The features of all batches [_, channels, h, w], which are made RGB, on the CPU; the images are not kept."""
+    return torch.cat([extractor(to_rgb(batch)).cpu() for batch in batches])

@@ -12,18 +12,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 from stylegan2.explore import slerp
+from stylegan2.images import to_rgb
 from stylegan2.metrics.distances import Estimate
 from stylegan2.metrics.features import FeatureExtractor
 from stylegan2.precision import exact_float32
 
-ImageDistance = Callable[[Tensor, Tensor], Tensor]  # images [batch, 3, h, w] twice → [batch]
+ImageDistance = Callable[[Tensor, Tensor], Tensor]  # images [batch, channels, h, w] twice → [batch]
 
 
 def feature_distance(extractor: FeatureExtractor) -> ImageDistance:
     """Σ (f(a) − f(b))², one number per pair of images."""
 
-    def distance(a: Float[Tensor, "batch 3 h w"], b: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch"]:
-        return (extractor(a) - extractor(b)).square().sum(dim=1)
+    def distance(a: Float[Tensor, "batch channels h w"],
+                 b: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch"]:
+        return (extractor(to_rgb(a)) - extractor(to_rgb(b))).square().sum(dim=1)
 
     return distance
 

@@ -97,14 +97,14 @@ class Draw:
         labels = None if self.labels is None else self.labels[first:first + BATCH].to(self.z.device)
         return self.trained.mapping(self.z[first:first + BATCH], labels)
 
-    def images(self, psi: float = 1.0) -> Iterator[Float[Tensor, "batch 3 side side"]]:
+    def images(self, psi: float = 1.0) -> Iterator[Float[Tensor, "batch channels side side"]]:
         for first in range(0, len(self.z), BATCH):
             w = self.trained.mapping.truncate(self.w(first), psi)
             yield synthesize(self.trained, per_layer(self.trained, w))
 
 
 def real_batches(source: ImageSource, index: Int[Tensor, "n"], x_flip: bool,
-                 device: torch.device) -> Iterator[Float[Tensor, "batch 3 side side"]]:
+                 device: torch.device) -> Iterator[Float[Tensor, "batch channels side side"]]:
     """The images of a set as the discriminator saw them: every second one mirrored, where the run mirrored them."""
     for part in index.split(BATCH):
         images = to_float(source.images(part)).to(device)

@@ -33,6 +33,9 @@ class Settings:
     fashion-mnist, afhq, ffhq-thumbnails); or the path of a folder or zip of images, or of an array (.npy, .npz)."""
     resolution: Resolution = 32
     """Side of the images in pixels, a power of two."""
+    channels: Literal[1, 3, 4] = 3
+    """Of the images: 1 (grey), 3 (RGB), or 4 (RGBA). The command line finds grey sets by itself; transparent pixels are
+    laid over the background unless 4 channels are asked for."""
     background: Colour = (255, 255, 255)
     """Colour behind transparent pixels, red green blue from 0 to 255."""
     white: Annotated[int, Range(1, 65535)] | None = None

@@ -44,7 +44,7 @@ the memory of the loss."""
 class Part(NamedTuple):
     """What the discriminator is trained on at once."""
 
-    real: Float[Tensor, "part 3 side side"]
+    real: Float[Tensor, "part channels side side"]
     labels: Int[Tensor, "part"] | None
     latents: Latents
 

@@ -63,7 +63,7 @@ class TrainedGenerator(nn.Module):
 
     @torch.no_grad()
     def forward(self, z: Float[Tensor, "batch d_latent"], psi: float = 1.0,
-                labels: Int[Tensor, "batch"] | None = None) -> Float[Tensor, "batch 3 side side"]:
+                labels: Int[Tensor, "batch"] | None = None) -> Float[Tensor, "batch channels side side"]:
         """Images in about [−1, 1], with the stored noise maps if the run was trained with noise.
 
         Args:
@@ -106,7 +106,7 @@ class Players(nn.Module):
         return self.trained.generator
 
     def generate(self, latents: Latents, penalty: bool = False) -> tuple[
-            Float[Tensor, "layers batch d_latent"], Float[Tensor, "batch 3 side side"]]:
+            Float[Tensor, "layers batch d_latent"], Float[Tensor, "batch channels side side"]]:
         """w for every layer, and the images."""
         with self.precision(penalty):
             sources, batch, _ = latents.z.shape
@@ -118,7 +118,7 @@ class Players(nn.Module):
             run = self.generator.forward if penalty else self.generator
             return w, run(w, "random" if self.settings.noise else None)
 
-    def score(self, images: Float[Tensor, "batch 3 side side"], labels: Int[Tensor, "batch"] | None,
+    def score(self, images: Float[Tensor, "batch channels side side"], labels: Int[Tensor, "batch"] | None,
               penalty: bool = False) -> Float[Tensor, "batch 1"]:
         """The discriminator's scores of augmented images."""
         images = images if self.augment is None else self.augment(images)
@@ -146,7 +146,7 @@ class Players(nn.Module):
 
 
 def sample(trained: TrainedGenerator, count: int, psi: float = 1.0, seed: int = 0,
-           labels: Int[Tensor, "count"] | None = None) -> Float[Tensor, "count 3 side side"]:
+           labels: Int[Tensor, "count"] | None = None) -> Float[Tensor, "count channels side side"]:
     """Images of z drawn with this seed; the same on every machine. Classes in turn, where there are some and no labels
     are given.
     """
@@ -167,20 +167,21 @@ def make_generator(s: Settings) -> AnyGenerator:
     """The generator that the settings name."""
     sizes = (s.log_resolution, s.d_latent, s.n_features, s.max_features)
     if s.style == "none":
-        return ProgressiveGenerator(*sizes)
+        return ProgressiveGenerator(*sizes, n_channels=s.channels)
     kinds: dict[str, type[StyleGenerator]] = {
         "skip": Generator, "residual": ResidualGenerator, "plain": GrowingGenerator}
-    return kinds[s.generator](*sizes, style_block=AdaINBlock if s.style == "adain" else StyleBlock)
+    return kinds[s.generator](*sizes, style_block=AdaINBlock if s.style == "adain" else StyleBlock,
+                              n_channels=s.channels)
 
 
 def make_discriminator(s: Settings, n_classes: int = 0) -> DiscriminatorBase:
     """The discriminator that the settings name."""
     sizes = (s.log_resolution, s.n_features, s.max_features, 4 if s.minibatch_std else 1)  # one image does not differ
     if s.style == "none":
-        return ProgressiveDiscriminator(*sizes)
+        return ProgressiveDiscriminator(*sizes, n_channels=s.channels)
     kinds: dict[str, type[DiscriminatorBase]] = {
         "residual": Discriminator, "skip": SkipDiscriminator, "plain": GrowingDiscriminator}
-    return kinds[s.discriminator](*sizes, n_classes=n_classes)
+    return kinds[s.discriminator](*sizes, n_classes=n_classes, n_channels=s.channels)
 
 
 def highest(discriminator: Discriminator | SkipDiscriminator, count: int) -> nn.ModuleList:

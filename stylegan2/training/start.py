@@ -7,7 +7,7 @@ from stylegan2.training.config import Settings
 from stylegan2.training.players import Players
 from stylegan2.weights import Networks
 
-SIZES = ("model", "resolution", "n_features", "max_features", "d_latent",
+SIZES = ("model", "resolution", "channels", "n_features", "max_features", "d_latent",
          "mapping_layers", "style", "generator", "discriminator", "labels")
 """Settings that the tensors of the networks follow from."""
 

@@ -44,7 +44,7 @@ class Step:
             players.trained, s.learning_rate, s.path_length_interval if s.path_length_weight else None, s.accumulate,
             self.processes)
 
-    def __call__(self, step: int, real: Float[Tensor, "share 3 side side"],
+    def __call__(self, step: int, real: Float[Tensor, "share channels side side"],
                  labels: Int[Tensor, "share"] | None = None) -> Metrics:
         """One step of both players.
 
@@ -76,7 +76,7 @@ class Step:
         self.follow(step)
         return phases.measured
 
-    def parts(self, real: Float[Tensor, "share 3 side side"], labels: Int[Tensor, "share"] | None) -> list[Part]:
+    def parts(self, real: Float[Tensor, "share channels side side"], labels: Int[Tensor, "share"] | None) -> list[Part]:
         """The parts in which the discriminator gets its batch, each with the latents of as many fakes."""
         n = self.settings.accumulate
         return [Part(real[i::n], None if labels is None else labels[i::n], latents)

@@ -82,7 +82,8 @@ class Trainer:
         check_apart(run, settings.data)
         refuse_to_mix(run, resume)
         with self.processes.first_alone():  # a public set is downloaded once; and all have seen that the folder is free
-            self.source = open_source(settings.data, settings.resolution, settings.background, white=settings.white)
+            self.source = open_source(settings.data, settings.resolution, settings.background, white=settings.white,
+                                      channels=settings.channels)
         if resume and last_stretch(run).get("set", {}).get("path") == settings.data:  # else another set is meant
             check_same_set(run, settings.data, self.source.fingerprint)
         if resume and settings.labels:
@@ -201,7 +202,7 @@ class Trainer:
             raise
 
     def batches(self) -> Generator[
-            tuple[Float[Tensor, "share 3 side side"], Int[Tensor, "share"] | None], None, None]:
+            tuple[Float[Tensor, "share channels side side"], Int[Tensor, "share"] | None], None, None]:
         """This process's share of every batch to come: real images in [−1, 1] on the device, and labels."""
         s = self.settings
         shares = (self.processes.share(
