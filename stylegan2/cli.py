@@ -53,9 +53,11 @@ def parse(arguments: list[str]) -> Any:
     from stylegan2.commands.convert import Convert
     from stylegan2.commands.explore import Explore
     from stylegan2.commands.measure import Measure
+    from stylegan2.commands.pack import Pack
     from stylegan2.commands.sample import Record, Sample
 
     commands: dict[str, Any] = {
         "train": Train, "sample": Sample, "explore": Explore, "measure": Measure, "convert": Convert, "record": Record,
+        "pack": Pack,
         "train-classifier": TrainClassifier}
     return tyro.extras.subcommand_cli_from_dict(commands, args=arguments, prog=PROG, description=__doc__)

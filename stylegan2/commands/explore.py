@@ -1,7 +1,8 @@
-"""python -m stylegan2 explore mix | truncate | interpolate | project | directions"""
+"""python -m stylegan2 explore mix | truncate | interpolate | project | directions | blend"""
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,10 +15,11 @@ from stylegan2.commands.loading import load_here, need_label
 from stylegan2.data.decode import prepare
 from stylegan2.data.rows import image_files
 from stylegan2.fields import Few, Psi, Range, Seed, check_fields
-from stylegan2.files import output, save_tensors
+from stylegan2.files import new_folder, output, save_tensors, write_text
 from stylegan2.images import check_grid, check_picture, save_picture, to_float
 from stylegan2.metrics.classifier import COLUMNS, load_classifier
-from stylegan2.weights import TrainedGenerator
+from stylegan2.training.folder import unlocated
+from stylegan2.weights import Networks, TrainedGenerator, load, read_networks
 
 MAX_FILM = 1_000_000  # images in all frames of a film, half an hour of eight cells and more
 
@@ -244,6 +246,41 @@ class Directions(Exploration):
 
 
 @dataclass
+class Blend:
+    """Two networks of one origin in one, by resolution: coarse things as A draws them, fine things as B does."""
+
+    a: tyro.conf.Positional[Path]
+    """A run, a record, a converted network or a checkpoint: below the resolution."""
+    b: tyro.conf.Positional[Path]
+    """The same, trained on from A, or both from a third: from the resolution on."""
+    to: Path
+    """New folder for the network, as good as that of a run: python -m stylegan2 sample --run FOLDER."""
+    at: Annotated[int, Range(8, 4096)] = 16
+    """The lowest resolution that is B's."""
+    width: Annotated[float, Range(0, 12)] = 0.0
+    """Octaves over which A turns into B; 0 is a step."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    def execute(self) -> None:
+        a, b = read_networks(self.a), read_networks(self.b)
+        made = explore.blend(load(a.name), load(b.name), self.at, self.width)
+        tensors = {f"average.{name}": tensor for name, tensor in made.state_dict().items()}
+        source = {"blended": {"a": unlocated_name(a), "b": unlocated_name(b), "at": self.at, "width": self.width}}
+        with new_folder(self.to) as folder:
+            save_tensors(folder / "generator.safetensors", tensors, {})
+            write_text(folder / "run.json", json.dumps(source, indent=2) + "\n")
+            replace(unlocated(made.settings), growing=False).save(folder / "settings.json")
+        print(f"wrote {self.to}")
+
+
+def unlocated_name(networks: Networks) -> str:
+    """Name and checksum, without the path."""
+    return f"{networks.path.name}#sha256={networks.sha256}"
+
+
+@dataclass
 class Explore:
     """Look into a trained generator: pictures and films of what its latents do."""
 
@@ -251,7 +288,8 @@ class Explore:
         Annotated[Mix, tyro.conf.subcommand("mix")] | Annotated[Truncate, tyro.conf.subcommand("truncate")]
         | Annotated[Interpolate, tyro.conf.subcommand("interpolate")]
         | Annotated[Project, tyro.conf.subcommand("project")]
-        | Annotated[Directions, tyro.conf.subcommand("directions")], tyro.conf.arg(name="")]
+        | Annotated[Directions, tyro.conf.subcommand("directions")]
+        | Annotated[Blend, tyro.conf.subcommand("blend")], tyro.conf.arg(name="")]
 
     def execute(self) -> None:
         self.what.execute()

@@ -1,10 +1,11 @@
 """python -m stylegan2 sample | record"""
 
 import json
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 
@@ -16,38 +17,86 @@ from stylegan2.images import check_grid, check_picture, save_grid, save_picture,
 from stylegan2.training.checkpoint import checkpoints
 from stylegan2.training.config import Settings
 from stylegan2.training.folder import told, unlocated
-from stylegan2.weights import load, sample
+from stylegan2.weights import TrainedGenerator, load, sample
+
+MAX_SEEDS = 1_000_000
 
 
 @dataclass
 class Sample:
-    """Write a grid of images from the averaged generator of a run."""
+    """Write images from the averaged generator of a run: a grid, or with --seeds and --to a file for each seed."""
 
     run: Path = Path("runs/toyfaces-32")
-    """Folder of a run or of a record."""
+    """Folder of a run, of a record or of a converted network, or a checkpoint file."""
     out: Path = Path("samples.png")
     """Where the grid goes."""
+    seeds: str | None = None
+    """A picture for each of these seeds, such as 0-99 or 3,5,8-12, into the folder --to."""
+    to: Path | None = None
+    """New folder for the pictures of --seeds: seed0000.png, …"""
     rows: Few = 4
     columns: Few = 8
     psi: Psi = 1.0
     """Truncation: 1 gives all the variety, 0 the mean image; 0.7 is usual."""
+    cutoff: Annotated[int, Range(0, 64)] | None = None
+    """Truncate only the first so many layers, so that fine detail keeps its variety."""
+    noise: Literal["fixed", "fresh", "none"] | None = None
+    """Noise maps: those stored with the network, new ones for every image, or none; as in training, but fixed, when
+    not given."""
     seed: Seed = 0
-    """Of the latents."""
+    """Of the latents of a grid."""
     label: Annotated[int, Range(0, 10**6)] | None = None
     """The class to draw, where the run was trained with classes; all in turn when not given."""
 
     def __post_init__(self) -> None:
         check_fields(self)
         check_picture(self.out)
+        if (self.seeds is None) != (self.to is None):
+            raise ValueError("--seeds and --to go together: a picture for each seed, into a new folder")
 
     def execute(self) -> None:
-        trained, count = load_here(self.run), self.rows * self.columns
+        trained = load_here(self.run)
         check_label(trained, self.run, self.label)
+        if self.noise is not None:
+            trained.noise = {"fixed": "const", "fresh": "random", "none": None}[self.noise]
+        if self.to is not None and self.seeds is not None:
+            return self.write_each(trained, seeds_of(self.seeds), self.to)
         check_grid(self.rows, self.columns, image_side(trained))
+        count = self.rows * self.columns
         with output(self.out, "picture") as part:
-            labels = None if self.label is None else torch.full([count], self.label)
-            save_picture(tile(sample(trained, count, self.psi, self.seed, labels), self.columns), part)
+            images = sample(trained, count, self.psi, self.seed, self.labels(count), self.cutoff)
+            save_picture(tile(images, self.columns), part)
         print(f"wrote {self.out}")
+
+    def write_each(self, trained: TrainedGenerator, seeds: list[int], to: Path) -> None:
+        """A picture for each seed: all of them, or nothing."""
+        digits = max(4, len(str(max(seeds))))
+        with new_folder(to) as folder:
+            for seed in seeds:
+                image = sample(trained, 1, self.psi, seed, self.labels(1), self.cutoff)
+                save_picture(tile(image, 1), folder / f"seed{seed:0{digits}}.png")
+        print(f"wrote {len(seeds)} pictures into {to}")
+
+    def labels(self, count: int) -> torch.Tensor | None:
+        return None if self.label is None else torch.full([count], self.label)
+
+
+def seeds_of(text: str) -> list[int]:
+    """The numbers that a list such as 3,5,8-12 names, each once, in its order.
+
+    Raises:
+        ValueError: it is no such list, or names more than a million.
+    """
+    seeds: dict[int, None] = {}
+    for part in text.split(","):
+        found = re.fullmatch(r"\s*(\d{1,9})(?:-(\d{1,9}))?\s*", part)
+        first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
+        if last < first:
+            raise ValueError(f"seeds is {text!r}: give numbers and spans, such as 0-99 or 3,5,8-12")
+        if last - first + len(seeds) >= MAX_SEEDS:
+            raise ValueError(f"seeds is {text!r}: these are more than {MAX_SEEDS:,} pictures; make them in parts")
+        seeds |= dict.fromkeys(range(first, last + 1))
+    return list(seeds)
 
 
 @dataclass

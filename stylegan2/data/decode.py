@@ -29,8 +29,24 @@ class Preparation(NamedTuple):
 
 def prepare(image: Image.Image, resolution: int, background: Colour,
             white: int | None = None, channels: int = 3) -> UInt8[np.ndarray, "side side channels"]:
-    """An opened image as pixels: upright, its middle square, resized with a low-pass filter, and unless there are 4
-    channels composited on the background. Of an animation the first frame. The arguments are those of `Preparation`.
+    """An opened image as pixels: `upright`, its middle square, resized with a low-pass filter. The arguments are those
+    of `Preparation`.
+
+    Raises:
+        Exception: as `upright` says.
+    """
+    image = upright(image, resolution, background, white, channels)
+    if image.size != (resolution, resolution):
+        image = ImageOps.fit(image, (resolution, resolution), Image.Resampling.LANCZOS)
+    pixels = np.asarray(image).reshape(resolution, resolution, channels)
+    return with_background(pixels.copy(), background) if channels == 4 else pixels
+
+
+def upright(image: Image.Image, resolution: int, background: Colour, white: int | None = None,
+            channels: int = 3) -> Image.Image:
+    """An opened image in the mode of its channels, as its camera was held, and unless there are
+    4 channels composited on the background; of an animation the first frame. The arguments are
+    those of `Preparation`; it may be made smaller, to no less than twice the resolution.
 
     Raises:
         ValueError: it has no pixels that fit into 0 … 255, or suspiciously many; the
@@ -45,12 +61,7 @@ def prepare(image: Image.Image, resolution: int, background: Colour,
     # Before the resize: the colour of a transparent pixel is arbitrary, and must not bleed over the edge.
     if image.mode == "RGBA" and channels < 4:
         image = Image.alpha_composite(Image.new("RGBA", image.size, (*background, 255)), image)
-    image = image.convert({1: "L", 3: "RGB", 4: "RGBA"}[channels])
-    if image.size != (resolution, resolution):
-        image = ImageOps.fit(image, (resolution, resolution), Image.Resampling.LANCZOS)
-    if channels == 4:
-        return with_background(np.array(image), background)
-    return np.asarray(image).reshape(resolution, resolution, channels)
+    return image.convert({1: "L", 3: "RGB", 4: "RGBA"}[channels])
 
 
 def with_background(pixels: UInt8[np.ndarray, "side side 4"],

@@ -63,16 +63,18 @@ class TrainedGenerator(nn.Module):
 
     @torch.no_grad()
     def forward(self, z: Float[Tensor, "batch d_latent"], psi: float = 1.0,
-                labels: Int[Tensor, "batch"] | None = None) -> Float[Tensor, "batch channels side side"]:
+                labels: Int[Tensor, "batch"] | None = None,
+                cutoff: int | None = None) -> Float[Tensor, "batch channels side side"]:
         """Images in about [−1, 1], with the stored noise maps if the run was trained with noise.
 
         Args:
             z: N(0, 1).
             psi: truncation; 1 leaves w as it is, 0 gives the mean image.
             labels: classes, where the run was trained with them.
+            cutoff: truncate only the first so many layers.
         """
-        w = self.mapping.truncate(self.mapping(z, labels), psi)
-        return self.generator(w.expand(self.generator.n_blocks, -1, -1), self.noise)
+        w = self.mapping(z, labels).expand(self.generator.n_layers, -1, -1)
+        return self.generator(self.mapping.truncate(w, psi, cutoff), self.noise)
 
 
 class Players(nn.Module):
@@ -146,7 +148,8 @@ class Players(nn.Module):
 
 
 def sample(trained: TrainedGenerator, count: int, psi: float = 1.0, seed: int = 0,
-           labels: Int[Tensor, "count"] | None = None) -> Float[Tensor, "count channels side side"]:
+           labels: Int[Tensor, "count"] | None = None,
+           cutoff: int | None = None) -> Float[Tensor, "count channels side side"]:
     """Images of z drawn with this seed; the same on every machine. Classes in turn, where there are some and no labels
     are given.
     """
@@ -156,7 +159,8 @@ def sample(trained: TrainedGenerator, count: int, psi: float = 1.0, seed: int = 
         labels = torch.arange(count) % n_classes
     n = images_at_once(trained.settings.resolution, 64)
     parts = zip(z.split(n), [None] * -(-count // n) if labels is None else labels.split(n), strict=True)
-    return torch.cat([trained(z.to(device), psi, None if c is None else c.to(device)).cpu() for z, c in parts])
+    return torch.cat([trained(z.to(device), psi, None if c is None else c.to(device), cutoff).cpu()
+                      for z, c in parts])
 
 
 def make_mapping(s: Settings, n_classes: int = 0) -> MappingNetwork:

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from stylegan2.cli import main, parse
 from stylegan2.commands.classifier import TrainClassifier
 from stylegan2.commands.convert import Convert
-from stylegan2.commands.explore import Directions, Interpolate, Mix, Project, Truncate
+from stylegan2.commands.explore import Blend, Directions, Interpolate, Mix, Project, Truncate
 from stylegan2.commands.measure import Measure
+from stylegan2.commands.pack import Pack
 from stylegan2.commands.sample import Record, Sample
 from stylegan2.commands.train import Train
 from stylegan2.fields import Range, check_fields
@@ -23,7 +24,8 @@ COMMANDS = {
     ("train",): Train, ("sample",): Sample, ("measure",): Measure, ("train-classifier",): TrainClassifier,
     ("explore", "mix"): Mix, ("explore", "truncate"): Truncate, ("explore", "interpolate"): Interpolate,
     ("explore", "project"): Project, ("explore", "directions"): Directions,
-    ("record", "--run", "a", "--to", "b"): Record, ("convert",): Convert}
+    ("record", "--run", "a", "--to", "b"): Record, ("convert",): Convert,
+    ("pack", "a", "--to", "b.zip", "--resolution", "32"): Pack, ("explore", "blend", "a", "b", "--to", "c"): Blend}
 
 
 @pytest.fixture
@@ -63,7 +65,8 @@ EVERY = [(words, name, hint) for words, kind in COMMANDS.items() for name, hint 
 def test_every_command_is_looked_at():
     assert len(EVERY) > 90
     assert {words[0] for words in COMMANDS} == {
-        "train", "sample", "explore", "measure", "convert", "record", "train-classifier"}
+        "train", "sample", "explore", "measure", "convert", "record", "pack",
+        "train-classifier"}
 
 
 def test_every_number_has_a_range():
