@@ -384,7 +384,7 @@ def test_half_of_a_small_set_is_kept_for_the_floor():
 
 def test_the_command_prints_and_writes_what_a_number_needs(tmp_path, monkeypatch, capsys, classifier):
     trained = small_generator()
-    monkeypatch.setattr("stylegan2.commands.measure.load", lambda _: trained)
+    monkeypatch.setattr("stylegan2.commands.measure.load_here", lambda _: trained)
     Measure(run=tmp_path, metrics=("frechet",), images=50, seed=3, out=tmp_path / "metrics.json").execute()
     shown, made = capsys.readouterr().out, json.loads((tmp_path / "metrics.json").read_text())
     for part in ("50 images a side", "seed 3", "ToyFaces features", "no Inception", "Fréchet distance"):
