@@ -12,9 +12,8 @@ from typing import Any
 
 from huggingface_hub import ModelHubMixin, snapshot_download
 
-from stylegan2.files import save_tensors
 from stylegan2.training.players import TrainedGenerator
-from stylegan2.weights import load
+from stylegan2.weights import load, save
 
 FILES = ("generator.safetensors", "settings.json")
 
@@ -33,9 +32,7 @@ class HubGenerator(TrainedGenerator, ModelHubMixin, library_name="annotated-styl
         self.train(trained.training)
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        tensors = {f"average.{name}": tensor for name, tensor in self.state_dict().items()}
-        save_tensors(save_directory / FILES[0], tensors, state={})
-        self.settings.save(save_directory / FILES[1])
+        save(self, save_directory)
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, revision: str | None, cache_dir: str | Path | None,

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from stylegan2.convert.ours import as_ours
 from stylegan2.convert.reading import read_checkpoint
-from stylegan2.files import check_fit, load_module, load_tensors, with_prefix
+from stylegan2.files import check_fit, load_module, load_tensors, save_tensors, with_prefix
 from stylegan2.training.checkpoint import checkpoints
 from stylegan2.training.config import Settings
 from stylegan2.training.players import Growing, TrainedGenerator, make_generator, make_mapping, sample
 
-__all__ = ["Networks", "TrainedGenerator", "load", "read_networks", "sample"]
+__all__ = ["Networks", "TrainedGenerator", "generator_of", "load", "read_networks", "sample", "save"]
 
 
 class Networks(NamedTuple):
@@ -109,9 +109,20 @@ def load(source: str | Path) -> TrainedGenerator:
         FileNotFoundError, CheckpointError, ValueError: as `read_networks` says; or a tensor does not fit the
             settings beside it.
     """
-    networks = read_networks(source)
+    return generator_of(read_networks(source))
+
+
+def generator_of(networks: Networks, name: str = "average") -> TrainedGenerator:
+    """A generator of networks that were read, in evaluation mode, on the CPU.
+
+    Args:
+        name: "average", or "trained" for the one that was being trained, where it is there.
+
+    Raises:
+        CheckpointError: a tensor does not fit the settings beside it.
+    """
     settings, path = networks.settings, networks.path
-    tensors = with_prefix("average", networks.tensors)
+    tensors = with_prefix(name, networks.tensors)
     with torch.device("meta"):  # settings that ask for more than the file has are refused before it is allocated
         check_fit(tensors, make_trained(settings, networks.n_classes), path)
     trained = make_trained(settings, networks.n_classes)
@@ -119,6 +130,13 @@ def load(source: str | Path) -> TrainedGenerator:
     if settings.growing and isinstance(trained.generator, Growing) and networks.images:
         trained.generator.stage = settings.stage(networks.images)
     return trained.eval()
+
+
+def save(trained: TrainedGenerator, folder: Path) -> None:
+    """Write generator.safetensors and settings.json, which `load` reads, into a folder that is there."""
+    tensors = {f"average.{name}": tensor for name, tensor in trained.state_dict().items()}
+    save_tensors(folder / "generator.safetensors", tensors, state={})
+    trained.settings.save(folder / "settings.json")
 
 
 def make_trained(settings: Settings, n_classes: int) -> TrainedGenerator:

@@ -1,6 +1,5 @@
 """python -m stylegan2 convert"""
 
-import copy
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from stylegan2.discriminator import Discriminator
 from stylegan2.files import load_module, new_folder, save_tensors, whole, with_prefix, write_text
 from stylegan2.generator import Generator
 from stylegan2.training.players import make_discriminator
-from stylegan2.weights import Networks, load, read_networks
+from stylegan2.weights import Networks, generator_of, read_networks
 
 Tensors = dict[str, torch.Tensor]
 
@@ -101,21 +100,20 @@ def published(networks: Networks) -> tuple[Tensors, Tensors, Tensors]:
     if (s.style, s.generator) != ("demodulation", "skip"):
         raise ValueError(f"{networks.path} has a {s.generator} generator with style {s.style}: the published formats "
                          "are for skip and demodulation. A folder and .onnx hold it")
-    average = load(networks.name)
-    assert isinstance(average.generator, Generator)
-    of_average, of_trained, of_d = to_published(average.mapping, average.generator), {}, {}
-    if with_prefix("trained", networks.tensors):
-        mapping, generator = copy.deepcopy((average.mapping, average.generator))
-        load_module("trained.mapping", mapping, networks.tensors, networks.path)
-        load_module("trained.generator", generator, networks.tensors, networks.path)
-        of_trained = to_published(mapping, generator)
+    of_each: dict[str, Tensors] = {"average": {}, "trained": {}}
+    for name in of_each:
+        if with_prefix(name, networks.tensors):
+            found = generator_of(networks, name)
+            assert isinstance(found.generator, Generator)
+            of_each[name] = to_published(found.mapping, found.generator)
+    of_d: Tensors = {}
     tensors = with_prefix("discriminator", networks.tensors)
     if tensors and s.discriminator == "residual":
         discriminator = make_discriminator(s, networks.n_classes)
         assert isinstance(discriminator, Discriminator)
         load_module("", discriminator, tensors, networks.path)
         of_d = to_published(discriminator=discriminator)
-    return of_average, of_trained, of_d
+    return of_each["average"], of_each["trained"], of_d
 
 
 def write_published(networks: Networks, path: Path) -> None:
@@ -145,7 +143,7 @@ def write_port(networks: Networks, path: Path) -> None:
 
 
 def write_onnx(networks: Networks, path: Path) -> None:
-    export_onnx(load(networks.name), path)
+    export_onnx(generator_of(networks), path)
 
 
 WRITERS = {".safetensors": write_published, ".npz": write_npz, ".pt": write_port, ".onnx": write_onnx}

@@ -19,7 +19,7 @@ from stylegan2.files import new_folder, output, save_tensors, write_text
 from stylegan2.images import check_grid, check_picture, save_picture, to_float
 from stylegan2.metrics.classifier import COLUMNS, load_classifier
 from stylegan2.training.folder import unlocated
-from stylegan2.weights import Networks, TrainedGenerator, load, read_networks
+from stylegan2.weights import TrainedGenerator, generator_of, read_networks, save
 
 MAX_FILM = 1_000_000  # images in all frames of a film, half an hour of eight cells and more
 
@@ -265,19 +265,14 @@ class Blend:
 
     def execute(self) -> None:
         a, b = read_networks(self.a), read_networks(self.b)
-        made = explore.blend(load(a.name), load(b.name), self.at, self.width)
-        tensors = {f"average.{name}": tensor for name, tensor in made.state_dict().items()}
-        source = {"blended": {"a": unlocated_name(a), "b": unlocated_name(b), "at": self.at, "width": self.width}}
+        made = explore.blend(generator_of(a), generator_of(b), self.at, self.width)
+        made.settings = replace(unlocated(made.settings), growing=False)
+        names = {name: Path(networks.name).name for name, networks in (("a", a), ("b", b))}  # with their checksums
+        source = {"blended": {**names, "at": self.at, "width": self.width}}
         with new_folder(self.to) as folder:
-            save_tensors(folder / "generator.safetensors", tensors, {})
+            save(made, folder)
             write_text(folder / "run.json", json.dumps(source, indent=2) + "\n")
-            replace(unlocated(made.settings), growing=False).save(folder / "settings.json")
         print(f"wrote {self.to}")
-
-
-def unlocated_name(networks: Networks) -> str:
-    """Name and checksum, without the path."""
-    return f"{networks.path.name}#sha256={networks.sha256}"
 
 
 @dataclass

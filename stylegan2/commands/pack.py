@@ -11,9 +11,9 @@ from typing import Annotated, Literal
 import tyro
 from PIL import Image, ImageOps
 
-from stylegan2.data import channels_of, check_resolution
+from stylegan2.data import check_resolution
 from stylegan2.data.decode import check_colours, upright
-from stylegan2.data.opening import open_rows
+from stylegan2.data.opening import channels_of_rows, open_rows
 from stylegan2.data.rows import Rows
 from stylegan2.fields import Colour, Range, check_fields
 from stylegan2.files import whole
@@ -58,7 +58,7 @@ class Pack:
         if self.to.exists():
             raise FileExistsError(f"{self.to} exists: move it away, or give another name")
         rows = open_rows(str(self.source))
-        channels = self.channels or channels_of(str(self.source))
+        channels = self.channels or channels_of_rows(rows)
         with whole(self.to) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
             packed = self.write(rows, channels, archive)
         print(f"wrote {self.to}: {packed} of {len(rows)} pictures, {self.resolution}², "

@@ -119,17 +119,18 @@ def parse_train(arguments: Sequence[str], prog: str) -> Train:
     """
     named = [word for word in arguments if word not in ("-h", "--help")]
     which, _ = tyro.cli(Which, args=named, return_unknown_args=True, prog=prog)
-    source = None if which.start is None or which.resume else read_networks(which.start).settings
+    if which.resume:
+        return resumed(Train(preset(which.model or Settings.model, which.data,
+                                    which.resolution or Settings.resolution), which.run).folder(), arguments, prog)
+    source = None if which.start is None else read_networks(which.start).settings
     like = source or Settings()
     default = preset(which.model or like.model, which.data, which.resolution or like.resolution,
                      int(os.environ.get("WORLD_SIZE", "1")), which.batch_size, which.images, which.start)
     if source is not None:
         default = started_from(source, default)
-    elif not which.resume and which.channels is None:
+    elif which.channels is None:
         with contextlib.suppress(FileNotFoundError):  # which the trainer will name
             default = replace(default, channels=channels_of(which.data))
-    if which.resume:
-        return resumed(Train(default, which.run).folder(), arguments, prog)
     command = tyro.cli(Train, args=arguments, default=Train(default), prog=prog)
     if source is not None:
         refuse_other(SIZES, source, command.settings, f"in {which.start}",

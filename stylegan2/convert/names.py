@@ -1,5 +1,7 @@
 """What the published networks call their tensors, and what ours call them."""
 
+from collections.abc import Collection, Sequence
+
 LINEAR = {"weight": "weight.weight", "bias": "bias"}
 TO_RGB = {"weight": "conv.weight", "bias": "bias", "affine.weight": "to_style.weight.weight",
           "affine.bias": "to_style.bias"}
@@ -8,6 +10,23 @@ STYLE_BLOCK = {**TO_RGB, "noise_strength": "noise_strength", "noise_const": "noi
 
 def layer(published: str, ours: str, parts: dict[str, str]) -> dict[str, str]:
     return {f"{published}.{theirs}": f"{ours}.{name}" for theirs, name in parts.items()}
+
+
+def misfit(wanted: Collection[str], found: Collection[str], prefix: str = "") -> str:
+    """What is missing, or else left over, in a sentence; nothing where the names agree.
+
+    Args:
+        prefix: that the names have in the file.
+    """
+    for these, what in ((set(wanted) - set(found), "missing"), (set(found) - set(wanted), "left over")):
+        if these:
+            return f"{what}: {listed([prefix + name for name in sorted(these)])}"
+    return ""
+
+
+def listed(names: Sequence[str], most: int = 12) -> str:
+    """Names in a sentence, the first dozen of them."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def mapping_names(n_layers: int, conditional: bool = False) -> dict[str, str]:

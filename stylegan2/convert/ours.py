@@ -1,7 +1,7 @@
 """Published names to the settings and tensors of a run."""
 
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -75,21 +75,14 @@ def mean_w(tensors: dict[str, Tensor]) -> Tensor:
 
 
 def settings_of(path: Path, mapping: MappingNetwork, generator: Generator) -> Settings:
-    """The sizes of the networks. What else the settings hold keeps its default: the training was not ours."""
+    """The sizes of the networks. What else the settings hold keeps its default: the training was not ours.
+
+    Raises:
+        ValueError: the images have neither 1 channel nor 3 nor 4.
+    """
     resolution = 2 << generator.n_blocks
     n_features = len(to_published(generator=generator)[f"G.synthesis.b{resolution}.conv1.bias"])
     return Settings(
         data=path.name, labels=mapping.n_classes > 0, resolution=resolution, n_features=n_features,
         max_features=generator.initial_constant.shape[1], d_latent=generator.d_latent,
-        mapping_layers=len(mapping.layers), noise=True, channels=channels_of(path, generator))
-
-
-def channels_of(path: Path, generator: Generator) -> Literal[1, 3, 4]:
-    """
-    Raises:
-        ValueError: the images are neither grey nor RGB nor RGBA.
-    """
-    for channels in get_args(Literal[1, 3, 4]):
-        if generator.n_channels == channels:
-            return channels
-    raise ValueError(f"{path} makes images of {generator.n_channels} channels: those of 1, 3 or 4 are read")
+        mapping_layers=len(mapping.layers), noise=True, channels=cast(Literal[1, 3, 4], generator.n_channels))

@@ -8,13 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stylegan2.convert.names import discriminator_names, mapping_names, synthesis_names
+from stylegan2.convert.names import discriminator_names, listed, mapping_names, misfit, synthesis_names
 from stylegan2.discriminator import Discriminator
 from stylegan2.generator import Generator, features_of_blocks
 from stylegan2.mapping import MappingNetwork
 
 Tensors = dict[str, Tensor]
 Module = TypeVar("Module", bound=nn.Module)
+TAPS = torch.tensor([1.0, 3.0, 3.0, 1.0])
+FILTER = torch.outer(TAPS, TAPS) / 64
 
 
 def from_published(tensors: Mapping[str, Tensor | np.ndarray],
@@ -106,10 +108,8 @@ def place(module: Module, tensors: Tensors, names: Mapping[str, str], prefix: st
     """Copy the tensors into the module, each to the place that its published name has there."""
     hint = ("Read are the skip generator and the residual discriminator of StyleGAN2; "
             "published networks of another architecture are not")
-    missing, left = sorted(names.keys() - tensors.keys()), sorted(tensors.keys() - names.keys())
-    for these, what in ((missing, "missing"), (left, "left over")):
-        if these:
-            raise ValueError(f"{what}: {listed([prefix + name for name in these])}. {hint}")
+    if why := misfit(names.keys(), tensors.keys(), prefix):
+        raise ValueError(f"{why}. {hint}")
     state = module.state_dict()
     for name, ours in names.items():
         tensor = tensors[name][None, None] if name.endswith("noise_const") else tensors[name]
@@ -144,9 +144,8 @@ def renamed(module: nn.Module, names: Mapping[str, str], prefix: str) -> Tensors
             tensor[0] if name.endswith("b4.const") else tensor for name, tensor in tensors.items()}
 
 
-def check_filter(name: str, tensor: Tensor) -> None:
-    taps = torch.tensor([1.0, 3.0, 3.0, 1.0])
-    if tensor.shape != (4, 4) or not torch.allclose(tensor.float(), torch.outer(taps, taps) / 64):
+def check_filter(name: str, tensor: Tensor, gain: int = 1) -> None:
+    if tensor.shape != (4, 4) or not torch.allclose(tensor.float(), gain * FILTER):
         raise ValueError(f"{name} is not the filter outer([1, 3, 3, 1])/64, the only one that these networks have")
 
 
@@ -177,8 +176,3 @@ def shape(tensors: Tensors, name: str, dimensions: int) -> torch.Size:
     if tensors[name].ndim != dimensions:
         raise ValueError(f"{name} has shape {list(tensors[name].shape)}: it should have {dimensions} dimensions")
     return tensors[name].shape
-
-
-def listed(names: Sequence[str], most: int = 12) -> str:
-    """Names in a sentence, the first dozen of them."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -1,7 +1,6 @@
 """Checkpoints of every public format, told apart by what is in them and not by their names."""
 
 import io
-import json
 import mmap
 import re
 import zipfile
@@ -121,7 +120,7 @@ def read_npz(file: io.BufferedReader, path: Path) -> Tensors:
 def read_safetensors(path: Path) -> Tensors:
     try:
         tensors = load_file(path)
-    except (SafetensorError, json.JSONDecodeError, ValueError) as error:
+    except (SafetensorError, ValueError) as error:
         raise PickleError(f"{path} cannot be read: it is cut short or damaged ({error})") from error
     if any(name.startswith("average.") for name in tensors):
         raise ValueError(f"{path} is a file of this program: name its folder, which holds the settings too")

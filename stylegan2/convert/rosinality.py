@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stylegan2.convert.names import layer, misfit
+from stylegan2.convert.published import FILTER, check_filter
 from stylegan2.convert.unpickle import PickleError
 
 Tensors = dict[str, Tensor]
-FILTER = torch.outer(*[torch.tensor([1.0, 3.0, 3.0, 1.0])] * 2) / 64
 LINEAR = {"weight": "weight", "bias": "bias"}
 STYLE = {"conv.weight": "weight", "conv.modulation.weight": "affine.weight",
          "conv.modulation.bias": "affine.bias"}
@@ -89,13 +90,9 @@ def renamed(state: Mapping[str, Tensor], names: dict[str, str], where: str) -> T
     filters = {name for name in state if name.endswith(".kernel")}
     for name in filters:
         gain = 4 if name.startswith("to_rgbs.") or name.endswith(".conv.blur.kernel") else 1
-        if state[name].shape != (4, 4) or not torch.allclose(state[name].float(), gain * FILTER):
-            raise ValueError(f"{where}: {name} is not the filter [1, 3, 3, 1], the only one that "
-                             "these networks have")
-    for these, what in ((names.keys() - state.keys(), "missing"),
-                        (state.keys() - names.keys() - filters, "left over")):
-        if these:
-            raise ValueError(f"{where}: {what}: {', '.join(sorted(these)[:8])}")
+        check_filter(f"{where}: {name}", state[name], gain)
+    if why := misfit(names.keys(), state.keys() - filters):
+        raise ValueError(f"{where}: {why}")
     return {to: without_axes(name, state[name], where) for name, to in names.items()}
 
 
@@ -153,13 +150,13 @@ def generator_names_of(blocks: int, layers: int) -> dict[str, str]:
     names = {"input.input": "G.synthesis.b4.const",
              "noises.noise_0": "G.synthesis.b4.conv1.noise_const"}
     for i in range(layers):
-        names |= parts(f"style.{i + 1}", f"G.mapping.fc{i}", LINEAR)
-    names |= parts("conv1", "G.synthesis.b4.conv1", STYLED) | parts("to_rgb1", "G.synthesis.b4.torgb", TO_RGB)
+        names |= layer(f"style.{i + 1}", f"G.mapping.fc{i}", LINEAR)
+    names |= layer("conv1", "G.synthesis.b4.conv1", STYLED) | layer("to_rgb1", "G.synthesis.b4.torgb", TO_RGB)
     for k in range(blocks):
         block = f"G.synthesis.b{8 << k}"
-        names |= parts(f"to_rgbs.{k}", f"{block}.torgb", TO_RGB)
+        names |= layer(f"to_rgbs.{k}", f"{block}.torgb", TO_RGB)
         for i, conv in ((2 * k, "conv0"), (2 * k + 1, "conv1")):
-            names |= parts(f"convs.{i}", f"{block}.{conv}", STYLED)
+            names |= layer(f"convs.{i}", f"{block}.{conv}", STYLED)
             names[f"noises.noise_{i + 1}"] = f"{block}.{conv}.noise_const"
     return names
 
@@ -170,15 +167,11 @@ def discriminator_names(state: Mapping[str, Tensor]) -> dict[str, str]:
 
 
 def discriminator_names_of(blocks: int) -> dict[str, str]:
-    names = parts("convs.0", f"D.b{4 << blocks}.fromrgb", CONV)
+    names = layer("convs.0", f"D.b{4 << blocks}.fromrgb", CONV)
     for i in range(blocks):
         block = f"D.b{4 << blocks - i}"
-        names |= parts(f"convs.{i + 1}.conv1", f"{block}.conv0", CONV)
-        names |= parts(f"convs.{i + 1}.conv2", f"{block}.conv1", HALVING)
+        names |= layer(f"convs.{i + 1}.conv1", f"{block}.conv0", CONV)
+        names |= layer(f"convs.{i + 1}.conv2", f"{block}.conv1", HALVING)
         names |= {f"convs.{i + 1}.skip.1.weight": f"{block}.skip.weight"}
-    return (names | parts("final_conv", "D.b4.conv", CONV) | parts("final_linear.0", "D.b4.fc", LINEAR)
-            | parts("final_linear.1", "D.b4.out", LINEAR))
-
-
-def parts(theirs: str, published: str, of: dict[str, str]) -> dict[str, str]:
-    return {f"{theirs}.{name}": f"{published}.{to}" for name, to in of.items()}
+    return (names | layer("final_conv", "D.b4.conv", CONV) | layer("final_linear.0", "D.b4.fc", LINEAR)
+            | layer("final_linear.1", "D.b4.out", LINEAR))

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stylegan2.convert.names import misfit
 from stylegan2.convert.unpickle import PickleError, Unfinished
 
 Tensors = dict[str, Tensor]
@@ -135,11 +136,8 @@ def renamed(arrays: dict[str, np.ndarray], names: dict[str, str], prefix: str) -
     """Every array as a tensor of PyTorch's layout, under its published name there."""
     known = {name for name in arrays if name.split("/")[-1] in ("lod", "dlatent_avg", "p", "pl_mean")
              and name not in names}  # of the training
-    for these, what in ((names.keys() - arrays.keys(), "missing"),
-                        (arrays.keys() - names.keys() - known, "left over")):
-        if these:
-            raise ValueError(f"{what}: {', '.join(sorted(these)[:8])}: it is no StyleGAN2 of config-e "
-                             "or -f, nor of ADA")
+    if why := misfit(names.keys(), arrays.keys() - known):
+        raise ValueError(f"{why}: it is no StyleGAN2 of config-e or -f, nor of ADA")
     return {prefix + to: converted(name, arrays[name]) for name, to in names.items()}
 
 

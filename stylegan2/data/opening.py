@@ -135,7 +135,11 @@ def channels_of(data: str) -> Literal[1, 3]:
     """
     if data == "toyfaces" or data in NAMED_SETS:
         return 1 if data == "fashion-mnist" else 3
-    rows = open_rows(data)
+    return channels_of_rows(open_rows(data))
+
+
+def channels_of_rows(rows: Rows) -> Literal[1, 3]:
+    """As `channels_of`, of a set that is open."""
     return 1 if len(rows) and all(is_grey(rows, int(i)) for i in evenly_spread(len(rows), LOOKED_AT)) else 3
 
 

@@ -5,7 +5,6 @@ import dataclasses
 import math
 import os
 from collections.abc import Generator, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -68,7 +67,7 @@ class Trainer:
         run = Path(run)
         start = read_networks(settings.start) if settings.start and not resume else None
         if start is not None:
-            settings = replace(settings, start=start.name)
+            settings = dataclasses.replace(settings, start=start.name)
         self.run, self.settings, self.resume = run, (settings := located(settings)), resume
         self.intervals = {"log": log_every, "sample": sample_every, "checkpoint": checkpoint_every}
         for name, images in self.intervals.items():

@@ -6,6 +6,7 @@ import zipfile
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from stylegan2.cli import main
@@ -43,8 +44,6 @@ def test_names_labels_and_pixels(pictures):
         assert (np.asarray(image) == np.asarray(Image.open(file))).all()
     source = open_source(pictures.parent / "set.zip", 8)
     assert source.n_classes == 2
-    import torch
-
     assert source.labels(torch.arange(6)).tolist() == [0, 0, 1, 1, 1, 1]
 
 
@@ -89,7 +88,6 @@ def test_crop_and_fit(tmp_path):
 
 
 def test_grey_is_packed_as_grey(tmp_path):
-    np.save(tmp_path / "a.npy", np.random.default_rng(0).integers(0, 256, (3, 8, 8), np.uint8)[:, :, :])
     array = np.random.default_rng(0).integers(0, 256, (5, 8, 8), np.uint8)
     np.save(tmp_path / "b.npy", array)
     images, _ = packed(tmp_path / "b.npy")
