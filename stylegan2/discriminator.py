@@ -97,9 +97,10 @@ class DiscriminatorBase(nn.Module):
     def check(self, x: Float[Tensor, "batch channels height width"], side: int,
               labels: Int[Tensor, "batch"] | None) -> Float[Tensor, "batch channels height width"]:
         """The images, in the layout that convolutions like, if they and the labels are what this network takes."""
-        if x.shape[1:] != (self.n_channels, side, side):
-            raise ValueError(f"images are {x.shape[2]} × {x.shape[3]} with {x.shape[1]} channels; this discriminator "
-                             f"takes {side} × {side} with {self.n_channels}")
+        if x.shape[2:] != (side, side):
+            raise ValueError(f"images are {x.shape[2]} × {x.shape[3]}; this discriminator takes {side} × {side}")
+        if x.shape[1] != self.n_channels:
+            raise ValueError(f"images have {x.shape[1]} channels; this discriminator takes {self.n_channels}")
         check_labels(labels, self.n_classes)
         return x.contiguous(memory_format=torch.channels_last)
 

@@ -188,11 +188,12 @@ MODULES = {
 }
 PENALTIES = {"GradientPenalty", "PathLengthPenalty", "WassersteinGradientPenalty",
              "path_lengths"}
+ON_CPU = {"load"}  # what is read from a file is there first
 
 
 def test_all_that_the_package_exports_is_here():
     exported = set(stylegan2.__all__)
-    assert {name for name in MODULES if "," not in name} | PENALTIES == exported
+    assert {name for name in MODULES if "," not in name} | PENALTIES | ON_CPU == exported
 
 
 @pytest.mark.usefixtures("_double_precision")
@@ -328,10 +329,16 @@ def pixels(pictures):
     return [torch.tensor(np.asarray(picture)) for picture in pictures]
 
 
+def blended(trained, w):
+    other = noisy(copy.deepcopy(trained))
+    return explore.synthesize(explore.blend(trained, other, 8, width=0.5), w)
+
+
 LAYERS = range(1, 3)
 # By the name in `explore`; all get a generator and some w [4 layers, 3, 8].
 EXPLORE = {
     "along": lambda g, w: explore.along(w[0], w[1]),
+    "blend": lambda g, w: blended(g, w),
     "draw_w": lambda g, w: explore.draw_w(g, 5, psi=0.7),
     "draw_z": lambda g, w: explore.draw_z(g, 5),
     "effects": lambda g, w: explore.effects(g, means, w, w[0, :2], w[1, 0, :2].abs(),
@@ -368,6 +375,8 @@ WITHOUT = {"Directions", "Projection", "cell_side", "check_film", "image_side",
 # Numbers are read on the way: to make a picture, or to say what is wrong.
 READING = {"effects", "film", "loop", "regress", "sefa", "sheet", "slerp"}
 PICTURES = {"film", "sheet"}
+# A module is copied, which torch does of a pretended tensor by way of the CPU.
+COPYING = {"blend"}
 
 
 def test_all_explorations_are_here():
@@ -382,7 +391,7 @@ def test_exploring(name):
     done = twice(EXPLORE[name], made, w, to="cpu" if name in PICTURES else "pretend")
     assert bool(done.waits) == (name in READING)
     if name not in PICTURES:
-        assert done.on_cpu.keys() <= DRAWS
+        assert done.on_cpu.keys() <= DRAWS | ({"copy_"} if name in COPYING else set())
 
 
 @pytest.mark.parametrize("model", PRESETS)
